@@ -1,0 +1,1 @@
+//! The smallest engine: a bigram language model.

@@ -1,0 +1,2 @@
+//! Set-up, tests, serving and packaging.
+fn main() {}
