@@ -175,26 +175,7 @@ impl Server {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Reply> {
-        let mut request = ureq::http::Request::builder()
-            .method(method)
-            .uri(format!("http://127.0.0.1:{}{path}", self.port));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .allow_non_standard_methods(true)
-            .timeout_global(Some(Duration::from_secs(120)))
-            .build()
-            .into();
-        let mut answer = agent.run(request.body(body)?)?;
-        let headers = answer.headers().iter().map(|(name, value)| {
-            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
-        });
-        let headers = headers.collect();
-        let status = answer.status().as_u16();
-        let body = answer.body_mut().with_config().limit(1 << 30).read_to_vec()?;
-        Ok(Reply { status, headers, body })
+        request(self.port, method, path, headers, body)
     }
 
     /// Sends raw bytes and returns what comes back until the server closes or 5 s pass.
@@ -248,6 +229,38 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A request to a port of this machine, through an ordinary HTTP client.
+///
+/// # Errors
+/// If no whole answer comes.
+pub fn request(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Reply> {
+    let mut request =
+        ureq::http::Request::builder().method(method).uri(format!("http://127.0.0.1:{port}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .allow_non_standard_methods(true)
+        .timeout_global(Some(Duration::from_secs(120)))
+        .build()
+        .into();
+    let mut answer = agent.run(request.body(body)?)?;
+    let headers = answer.headers().iter().map(|(name, value)| {
+        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    });
+    let headers = headers.collect();
+    let status = answer.status().as_u16();
+    let body = answer.body_mut().with_config().limit(1 << 30).read_to_vec()?;
+    Ok(Reply { status, headers, body })
 }
 
 fn free_port() -> Result<u16> {

@@ -39,12 +39,19 @@ pub fn binary() -> PathBuf {
 /// # Panics
 /// If they were not built.
 pub fn plugins() -> PathBuf {
-    let folder = built();
-    for name in ["libdrivetrain_accelerate.so", "libdrivetrain_example.so"] {
-        let path = folder.join(name);
-        assert!(path.exists(), "{} is missing: run `cargo build --workspace`", path.display());
-    }
-    folder
+    library("drivetrain-accelerate");
+    library("drivetrain-example");
+    built()
+}
+
+/// The library that this build made of a package.
+///
+/// # Panics
+/// If it was not built.
+pub fn library(package: &str) -> PathBuf {
+    let path = built().join(format!("lib{}.so", package.replace('-', "_")));
+    assert!(path.exists(), "{} is missing: run `cargo build --workspace`", path.display());
+    path
 }
 
 /// Every Rust file of the workspace, relative to its root.

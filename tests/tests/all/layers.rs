@@ -124,6 +124,9 @@ fn every_profile_unwinds() {
         let panic = profile.get("panic").and_then(toml::Value::as_str);
         let inherits = profile.get("inherits").is_some();
         let fits = panic == Some("unwind") || (panic.is_none() && inherits);
-        assert!(fits, "profile.{name}: a panic must unwind to the engine boundary, which turns it into an error");
+        assert!(
+            fits,
+            "profile.{name}: a panic must unwind to the engine boundary, which turns it into an error"
+        );
     }
 }

@@ -139,10 +139,11 @@ fn modules_are_named_for_what_they_hold() {
 #[test]
 fn no_test_is_silenced_and_nothing_is_postponed() {
     // Built from pieces, so that this file does not find itself.
-    let banned: Vec<String> = [("#[ign", "ore"), ("#[should_", "panic"), ("TO", "DO"), ("FIX", "ME")]
-        .iter()
-        .map(|(head, tail)| format!("{head}{tail}"))
-        .collect();
+    let banned: Vec<String> =
+        [("#[ign", "ore"), ("#[should_", "panic"), ("TO", "DO"), ("FIX", "ME")]
+            .iter()
+            .map(|(head, tail)| format!("{head}{tail}"))
+            .collect();
     let mut wrong = Vec::new();
     for source in sources() {
         for (idx, line) in source.text.lines().enumerate() {
