@@ -193,14 +193,22 @@ fn every_unsafe_block_says_why_it_holds() {
         let lines: Vec<&str> = source.text.lines().collect();
         for (idx, line) in lines.iter().enumerate() {
             let is_block = line.contains("unsafe {") && !line.trim_start().starts_with("//");
-            let explained =
-                (idx.saturating_sub(6)..=idx).any(|above| lines[above].contains("SAFETY:"));
-            if is_block && !explained {
+            if is_block && !is_explained(&lines, idx) {
                 wrong.push(format!("{}:{}", source.path.display(), idx + 1));
             }
         }
     }
     assert_none("unsafe blocks without a SAFETY reason above them", &wrong);
+}
+
+/// Whether a comment with SAFETY ends within two lines above line `idx`, or stands on it.
+fn is_explained(lines: &[&str], idx: usize) -> bool {
+    let is_comment = |line: &&&str| line.trim_start().starts_with("//");
+    let above = lines[..idx].iter().rev();
+    let comment = above.clone().take(3).position(|line| is_comment(&line));
+    let explains = |line: &&str| line.contains("SAFETY:");
+    explains(&lines[idx])
+        || comment.is_some_and(|skip| above.skip(skip).take_while(is_comment).any(explains))
 }
 
 #[test]
