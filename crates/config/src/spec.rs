@@ -60,11 +60,11 @@ impl ModelSpec {
 
     /// Reads one entry.
     ///
-    /// The part before the first `=` names the model, unless a `?` comes first: then that `=`
-    /// belongs to the URL's query.
+    /// The part before the first `=` names the model, unless a `/` or a `?` comes first: then that
+    /// `=` belongs to the URL.
     ///
     /// # Errors
-    /// An empty URL, more than four parts before the `=`, or a name that can't be in a path.
+    /// An empty URL, more than four parts before the `=`, or a name that can't stand in a URL.
     pub fn parse(entry: &str, source: &Source) -> Result<Self, ConfigError> {
         let bad = |wanted: &str| ConfigError::Value {
             at: source.clone(),
@@ -73,7 +73,7 @@ impl ModelSpec {
             wanted: wanted.to_owned(),
         };
         let (head, url) = match entry.split_once('=') {
-            Some((head, url)) if !head.contains('?') => (head, url),
+            Some((head, url)) if !head.contains(['/', '?']) => (head, url),
             _ => ("", entry),
         };
         let url = url.trim();
@@ -96,8 +96,8 @@ impl ModelSpec {
             return Err(bad(Self::WANTED));
         }
         for part in [&name, &version].into_iter().flatten() {
-            if part.contains(['/', '\\', '?', '#']) || part.chars().any(char::is_control) {
-                return Err(bad("a name and a version without / \\ ? #, as they stand in URLs"));
+            if part.contains(['\\', '#', '%']) || part.chars().any(char::is_control) {
+                return Err(bad("a name and a version without \\ # %, as they stand in URLs"));
             }
         }
         Ok(Self { name, version, engine, devices, source: source.clone(), ..Self::at(url) })
