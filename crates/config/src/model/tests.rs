@@ -4,8 +4,26 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
+use crate::keys::{self, Scope};
 use crate::server::ServerOverrides;
 use crate::source::Source;
+
+const ODD_VALUES: [&str; 14] = [
+    "",
+    "x",
+    "0",
+    "1",
+    "-1",
+    "+1",
+    "1.5",
+    "99999999999999999999999",
+    "true",
+    "*",
+    ";",
+    "/",
+    "é\u{7}",
+    "http://h:1",
+];
 
 /// A model directory with files, resolved with an environment and a registration.
 struct Case {
@@ -404,4 +422,18 @@ fn a_hostile_file_is_bounded_work() {
     );
     let (_, warnings) = resolve(&"batch_size=1\nbatch_size=2\n".repeat(5_000));
     assert_eq!(warnings.len(), 1);
+}
+
+#[test]
+fn any_value_of_any_key_resolves_or_is_refused_by_name() {
+    for key in keys::all(Scope::Model).filter(|key| key.role == keys::Role::Used) {
+        for value in ODD_VALUES {
+            let case = Case::new(&format!("option.{}={value}\n", key.name), &[]);
+            if let Err(e) = case.try_resolve(&[], &[]) {
+                let text = case.short(e);
+                let wanted = format!("serving.properties:1: option.{}=", key.name);
+                assert!(text.starts_with(&wanted) && text.contains(": expected "), "{text}");
+            }
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::keys::{self, Scope};
 use crate::source::Source;
 
 /// A command line on a machine without SageMaker's directories.
@@ -283,4 +284,20 @@ fn plugin_directories_are_the_flags_then_the_variables() {
     let cli = ServerOverrides { plugins: vec!["/a".into()], ..cli() };
     let (config, _) = resolve(&cli, &[("DRIVETRAIN_PLUGINS", "/b::/c")]);
     assert_eq!(config.plugins, [Path::new("/a"), Path::new("/b"), Path::new("/c")]);
+}
+
+#[test]
+fn any_value_of_any_key_resolves_or_is_refused_by_name() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for key in keys::all(Scope::Server) {
+        for value in ["", "x", "0", "-1", "1.5", "99999999999999999999999", "*", "é\u{7}", "/", "="]
+        {
+            let cli = file(dir.path(), &format!("{}={value}\n", key.name));
+            if let Err(e) = ServerConfig::resolve(&cli, &Environment::default()) {
+                let text = e.to_string();
+                let wanted = format!("config.properties:1: {}=", key.name);
+                assert!(text.contains(&wanted) && text.contains(": expected "), "{text}");
+            }
+        }
+    }
 }

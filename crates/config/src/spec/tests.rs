@@ -85,3 +85,18 @@ fn an_entry_goes_before_the_file_as_a_registration() {
     assert_eq!(spec.registration(), [pair("engine", "DeepSpeed"), pair("device", "0")]);
     assert_eq!(spec.engine_choice(), Some(EngineChoice::Named("deepspeed".to_owned())));
 }
+
+#[test]
+fn a_url_has_a_path_and_arguments() {
+    let path = |url: &str| ModelSpec::at(url).local_path().map(|path| path.display().to_string());
+    assert_eq!(path("/m/a?b").as_deref(), Some("/m/a?b"));
+    assert_eq!(path("file:///m/a?topK=1").as_deref(), Some("/m/a"));
+    assert_eq!(path("file:/m/a").as_deref(), Some("/m/a"));
+    assert_eq!(path("s3://b/m"), None);
+    let id = ModelSpec { origin: Origin::ModelId, ..ModelSpec::at("gpt2") };
+    assert_eq!(id.local_path(), None);
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(id.registration(), [pair("model_id", "gpt2")]);
+    let spec = ModelSpec::at("file:///m?topK=1&application=nlp%2Ftext");
+    assert_eq!(spec.registration(), [pair("topK", "1"), pair("application", "nlp/text")]);
+}
