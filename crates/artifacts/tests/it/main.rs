@@ -1,4 +1,5 @@
 //! The crate against the fixtures that transformers wrote.
 
 mod fixtures;
+mod torch;
 mod weights;
