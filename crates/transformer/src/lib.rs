@@ -26,8 +26,8 @@ mod weights;
 
 pub use activation::Activation;
 pub use architecture::{
-    Architecture, ConfigKeys, DefaultDecoderInput, HeadBias, Kind, Layer, LmHead, Pooler, Residual, Stack,
-    StackKeys,
+    Architecture, ConfigKeys, DefaultDecoderInput, HeadBias, Kind, Layer, LmHead, Pooler, Residual,
+    Stack, StackKeys,
 };
 pub use attention::{Attention, AttentionBias, AttentionPositions};
 pub use embedding::{EmbeddedPositions, Embedding};

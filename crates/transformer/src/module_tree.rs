@@ -49,8 +49,11 @@ impl Module {
             at.bytes += bytes;
             at.n_parameters += n;
             for part in tensor.spec.module.split('.') {
-                let path =
-                    if at.path.is_empty() { part.to_owned() } else { format!("{}.{part}", at.path) };
+                let path = if at.path.is_empty() {
+                    part.to_owned()
+                } else {
+                    format!("{}.{part}", at.path)
+                };
                 // Tensors come in module order, so a module that exists is the last child.
                 if at.children.last().is_none_or(|last| last.path != path) {
                     at.children.push(Self { path, ..Self::default() });

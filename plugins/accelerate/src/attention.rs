@@ -102,12 +102,7 @@ fn attend_few(q: &Tensor, queries: &[Queries], spec: &Attention, out: &mut [f32]
             .zip(guards)
             .map(|(block, [keys, values])| {
                 let capacity = block.keys.dim(1)?;
-                Ok(AttendKeys {
-                    keys: cpu(keys)?,
-                    values: cpu(values)?,
-                    capacity,
-                    len: block.len,
-                })
+                Ok(AttendKeys { keys: cpu(keys)?, values: cpu(values)?, capacity, len: block.len })
             })
             .collect();
         blocks.push(of_sequence?);
@@ -168,13 +163,7 @@ fn by_products(q: &Tensor, queries: &Queries, spec: &Attention) -> Result<Tensor
 }
 
 /// Queries `start..start + n` of one sequence, in `q` `[n, n_heads * head_dim]`.
-fn tile(
-    q: &Tensor,
-    queries: &Queries,
-    start: usize,
-    n: usize,
-    spec: &Attention,
-) -> Result<Tensor> {
+fn tile(q: &Tensor, queries: &Queries, start: usize, n: usize, spec: &Attention) -> Result<Tensor> {
     let (n_kv, head_dim) = (spec.n_kv_heads as usize, spec.head_dim as usize);
     let group = spec.n_heads as usize / n_kv;
     // Heads of a group look at the same keys: they become further rows of one product.
@@ -184,8 +173,7 @@ fn tile(
         .contiguous()?
         .reshape((n_kv, group * n, head_dim))?;
     let position = queries.position + start;
-    let mut meaning =
-        Scores { n_queries: n, first_position: position, ..queries.scores(spec) };
+    let mut meaning = Scores { n_queries: n, first_position: position, ..queries.scores(spec) };
     if spec.causal {
         meaning.n_keys = meaning.n_keys.min(position + n);
     }

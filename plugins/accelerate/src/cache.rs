@@ -279,9 +279,7 @@ impl Cache {
                 "sequence {} has {} tokens, not {len}",
                 sequence.0, known.len
             ))),
-            None => {
-                Err(EngineError::bad_input(format!("there is no sequence {}", sequence.0)))
-            }
+            None => Err(EngineError::bad_input(format!("there is no sequence {}", sequence.0))),
         }
     }
 }

@@ -86,8 +86,12 @@ pub(crate) struct Angles {
 /// What a layer asks of the pass it runs in.
 pub(crate) trait Pass {
     /// Takes the keys and values of the rows, and says what each sequence looks at.
-    fn self_queries(&self, layer_idx: usize, keys: &Tensor, values: &Tensor)
-    -> Result<Vec<Queries>>;
+    fn self_queries(
+        &self,
+        layer_idx: usize,
+        keys: &Tensor,
+        values: &Tensor,
+    ) -> Result<Vec<Queries>>;
 
     /// What each sequence looks at in its encoder's output.
     fn cross_queries(&self, layer_idx: usize) -> Result<Vec<Queries>>;

@@ -13,9 +13,7 @@ use drivetrain_transformer::{
 use rayon::prelude::*;
 
 use crate::error;
-use crate::layer::{
-    BranchNorms, CrossAttention, FeedForwardLayer, LayerWeights, SelfAttention,
-};
+use crate::layer::{BranchNorms, CrossAttention, FeedForwardLayer, LayerWeights, SelfAttention};
 use crate::linear::Linear;
 use crate::norm::NormLayer;
 use crate::stack::{EmbeddingWeights, StackWeights};

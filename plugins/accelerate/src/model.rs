@@ -62,27 +62,27 @@ impl TokenModel for CandleModel {
         let (Some(encoder), Some(decoder)) = (&self.weights.encoder, &self.weights.decoder) else {
             return Err(EngineError::unsupported("this model has no encoder beside its decoder"));
         };
-        let planned =
-            plan(batch, Call::Encode, &self.info, self.n_token_types, &self.cache)?;
+        let planned = plan(batch, Call::Encode, &self.info, self.n_token_types, &self.cache)?;
         self.cache.check_sequences(planned.len())?;
         self.cache.check_cross_room(planned.iter().map(|segment| segment.n).sum())?;
-        let (computed, born) = self.threads.install(|| {
-            let encoded = encoder.finish(&encoder.forward(batch, &planned, None)?)?;
-            let born = cross_keys_values(decoder, &encoded, &planned)?;
-            let rows = needed_rows(&planned);
-            let hidden = rows::select(&encoded, &rows)?;
-            let hidden = (!rows.is_empty()).then_some(hidden);
-            candle_core::Result::Ok((self.weights.outputs(hidden, &planned)?, born))
-        })
-        .map_err(error::compute)?;
+        let (computed, born) = self
+            .threads
+            .install(|| {
+                let encoded = encoder.finish(&encoder.forward(batch, &planned, None)?)?;
+                let born = cross_keys_values(decoder, &encoded, &planned)?;
+                let rows = needed_rows(&planned);
+                let hidden = rows::select(&encoded, &rows)?;
+                let hidden = (!rows.is_empty()).then_some(hidden);
+                candle_core::Result::Ok((self.weights.outputs(hidden, &planned)?, born))
+            })
+            .map_err(error::compute)?;
         write(&computed, &planned, out)?;
         self.cache.insert(born);
         Ok(())
     }
 
     fn forward(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<(), EngineError> {
-        let planned =
-            plan(batch, Call::Forward, &self.info, self.n_token_types, &self.cache)?;
+        let planned = plan(batch, Call::Forward, &self.info, self.n_token_types, &self.cache)?;
         let Some(decoder) = &self.weights.decoder else {
             let Some(encoder) = &self.weights.encoder else {
                 return Err(EngineError::internal("a model without any stack"));

@@ -21,10 +21,7 @@ pub(crate) struct LoadOptions {
 
 impl LoadOptions {
     /// Reads `options`; other keys are the host's or a task's.
-    pub(crate) fn parse(
-        options: &Options<'_>,
-        services: &Services,
-    ) -> Result<Self, EngineError> {
+    pub(crate) fn parse(options: &Options<'_>, services: &Services) -> Result<Self, EngineError> {
         check_dtype(options, services)?;
         let max_sequences = options
             .parse::<NonZeroU32>("max_rolling_batch_size", "a whole number above 0")?

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use drivetrain_engine::{Batch, EngineError, ModelKind, SegmentView, SeqId, TokenModelInfo, Wanted};
+use drivetrain_engine::{
+    Batch, EngineError, ModelKind, SegmentView, SeqId, TokenModelInfo, Wanted,
+};
 
 use crate::cache::Cache;
 
@@ -115,8 +117,7 @@ fn check_place(
 ) -> Result<bool, EngineError> {
     let known = cache.len(segment.sequence);
     let whole_inputs = call == Call::Encode || info.kind == ModelKind::Encoder;
-    let limit =
-        if call == Call::Encode { info.max_encoder_positions } else { info.max_positions };
+    let limit = if call == Call::Encode { info.max_encoder_positions } else { info.max_positions };
     let end = segment.position as usize + segment.tokens.len();
     if end > limit as usize {
         return Err(bad(segment, format!("is {end} tokens long; this model takes {limit}")));

@@ -2,7 +2,9 @@
 //!
 //! Operations here have two bodies: a kernel for the CPU, and candle's own for other devices.
 
-use candle_core::{CpuStorage, CustomOp1, InplaceOp1, InplaceOp2, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, InplaceOp1, InplaceOp2, Layout, Result, Shape, Storage, Tensor, bail,
+};
 use drivetrain_transformer::Activation;
 
 use crate::kernels;

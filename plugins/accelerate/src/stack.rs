@@ -81,8 +81,7 @@ impl StackWeights {
             let of_segment =
                 |s: &Planned| (s.position..s.position + s.n).map(|p| p as u32 + *offset);
             let positions: Vec<u32> = planned.iter().flat_map(of_segment).collect();
-            let positions =
-                table.index_select(&Tensor::from_vec(positions, n_rows, device)?, 0)?;
+            let positions = table.index_select(&Tensor::from_vec(positions, n_rows, device)?, 0)?;
             x = rows::add(&positions, x)?;
         }
         embedding.norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(&x))

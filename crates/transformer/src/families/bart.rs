@@ -100,11 +100,7 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     })
 }
 
-fn stack(
-    config: &Reader<'_>,
-    name: &'static str,
-    dim: u32,
-) -> Result<Stack, TransformerError> {
+fn stack(config: &Reader<'_>, name: &'static str, dim: u32) -> Result<Stack, TransformerError> {
     let decoder = name == "decoder";
     let keys = if decoder {
         StackKeys {

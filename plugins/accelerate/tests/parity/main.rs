@@ -1,6 +1,7 @@
 //! The engine against transformers: recorded fixtures, unusual configs, the default model.
 
 mod behaviour;
+mod conformance;
 // default_model
 mod fixtures;
 mod refusals;

@@ -63,9 +63,8 @@ pub(crate) struct Rows {
 
 impl Model {
     pub(crate) fn load(dir: &Path) -> Self {
-        let inner = try_load(dir, &[]).unwrap_or_else(|error| {
-            panic!("{}: {error}: {:?}", dir.display(), error.causes())
-        });
+        let inner = try_load(dir, &[])
+            .unwrap_or_else(|error| panic!("{}: {error}: {:?}", dir.display(), error.causes()));
         Self { info: inner.info(), inner, next: 1 }
     }
 

@@ -27,13 +27,7 @@ fn check(name: &str) {
     assert_eq!(model.inner.n_sequences(), 0, "{name}");
 }
 
-fn check_prompt(
-    model: &mut Model,
-    reference: &Reference,
-    idx: usize,
-    prompt: &Value,
-    name: &str,
-) {
+fn check_prompt(model: &mut Model, reference: &Reference, idx: usize, prompt: &Value, name: &str) {
     let (tokens, positions) = (ids(&prompt["ids"]), ids(&prompt["positions"]));
     let compare = |what: &str, rows: &[f32], tolerance: f32| {
         let expect = reference.array(&format!("{what}.{idx}")).unwrap();
