@@ -114,7 +114,8 @@ fn another_layout_shows_the_difference_and_keeps_the_report() {
     assert!(matches!(error, OpenEngineError::Layout { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains("rebuild it with drivetrain-engine 1.0.0"), "{text}");
-    assert!(text.contains("start"), "{text}");
+    assert!(text.contains("(unexpected field Expected: field_name:engine"), "{text}");
+    assert!(text.contains("Found: field_name:start"), "{text}");
     assert!(text.len() < 1000, "{text}");
     assert!(error.details().is_some_and(|details| details.len() > text.len()));
 }
