@@ -64,7 +64,7 @@ fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
 fn exp(x: f32) -> f32 {
     // 1.5 * 2^23: adding it leaves the nearest whole number in the low bits of the mantissa.
     const ROUND: f32 = 12_582_912.0;
-    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_HIGH: f32 = 355.0 / 512.0;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let x = if x > 88.0 { 88.0 } else { x };
     let shifted = x * std::f32::consts::LOG2_E + ROUND;

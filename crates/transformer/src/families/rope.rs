@@ -35,7 +35,7 @@ pub(super) fn read(config: &Reader<'_>, head_dim: u32) -> Result<Rope, Transform
     if within && (keys.has("full_attention") || keys.has("sliding_attention")) {
         return Err(config.unsupported(section, "one set of rotary parameters for all layers"));
     }
-    if head_dim % 2 != 0 {
+    if !head_dim.is_multiple_of(2) {
         let key = if config.json.contains("head_dim") { "head_dim" } else { "hidden_size" };
         let wanted = format!("heads of an even size for rotary positions, not of {head_dim}");
         return Err(config.json.invalid(key, wanted).into());

@@ -1,8 +1,9 @@
 //! The engine against transformers: recorded fixtures, unusual configs, the default model.
+#![allow(clippy::unwrap_used, reason = "clippy's exception for tests leaves out their helpers")]
 
 mod behaviour;
 mod conformance;
-// default_model
+mod default_model;
 mod fixtures;
 mod refusals;
 mod support;
