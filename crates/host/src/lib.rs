@@ -1,6 +1,7 @@
 //! Finds and loads engines, owns models and their workers, schedules, decodes, runs tasks.
 
 mod error;
+mod logits;
 mod raw;
 mod tasks;
 
