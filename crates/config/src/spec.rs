@@ -1,0 +1,190 @@
+//! One model to load: the `[name:version:engine:devices]=url` syntax and default names.
+
+use std::fmt;
+use std::path::Path;
+
+use crate::engine::EngineChoice;
+use crate::error::ConfigError;
+use crate::source::Source;
+
+/// Suffixes of an archive, longest first.
+const ARCHIVE_SUFFIXES: [&str; 6] = [".tar.gz", ".tar.z", ".tgz", ".tar", ".zip", ".mar"];
+
+/// A model that is to be loaded, as `load_models`, the command line or a management request name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelSpec {
+    /// The name it is registered under; [`ModelSpec::name_or_default`] where this is `None`.
+    pub name: Option<String>,
+    /// Its version.
+    pub version: Option<String>,
+    /// The engine's name as written; it goes before what `serving.properties` says.
+    pub engine: Option<String>,
+    /// The devices as written: `*`, or a list with `;`.
+    pub devices: Option<String>,
+    /// A directory, an archive, or a URL; for [`Origin::ModelId`] a model id.
+    pub url: String,
+    /// How `url` is meant.
+    pub origin: Origin,
+    /// Where the model was asked for.
+    pub source: Source,
+}
+
+/// How a [`ModelSpec`]'s `url` is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// The place of a model directory or an archive.
+    #[default]
+    Artifact,
+    /// A model id (hub id, `s3://` prefix) that stands for a directory with nothing but
+    /// `option.model_id` in it; `HF_MODEL_ID` makes these.
+    ModelId,
+}
+
+impl ModelSpec {
+    /// What an entry may look like, for messages.
+    pub(crate) const WANTED: &str =
+        "[name:version:engine:devices]=url, name=path or path, devices separated with ;";
+
+    /// A model at a path or URL, everything else left to its files and to defaults.
+    pub fn at(url: impl Into<String>) -> Self {
+        Self {
+            name: None,
+            version: None,
+            engine: None,
+            devices: None,
+            url: url.into(),
+            origin: Origin::Artifact,
+            source: Source::Default,
+        }
+    }
+
+    /// Reads one entry.
+    ///
+    /// The part before the first `=` names the model, unless a `?` comes first: then that `=`
+    /// belongs to the URL's query.
+    ///
+    /// # Errors
+    /// An empty URL, more than four parts before the `=`, or a name that can't be in a path.
+    pub fn parse(entry: &str, source: &Source) -> Result<Self, ConfigError> {
+        let bad = |wanted: &str| ConfigError::Value {
+            at: source.clone(),
+            key: "load_models".to_owned(),
+            value: entry.to_owned(),
+            wanted: wanted.to_owned(),
+        };
+        let (head, url) = match entry.split_once('=') {
+            Some((head, url)) if !head.contains('?') => (head, url),
+            _ => ("", entry),
+        };
+        let url = url.trim();
+        if url.is_empty() {
+            return Err(bad(Self::WANTED));
+        }
+        let head = head.trim();
+        let head = match (head.strip_prefix('['), head.strip_suffix(']')) {
+            (Some(rest), Some(_)) => rest.strip_suffix(']').ok_or_else(|| bad(Self::WANTED))?,
+            (None, None) => head,
+            _ => return Err(bad(Self::WANTED)),
+        };
+        let mut parts = head.split(':').map(|part| {
+            let part = part.trim();
+            (!part.is_empty()).then(|| part.to_owned())
+        });
+        let mut next = || parts.next().flatten();
+        let (name, version, engine, devices) = (next(), next(), next(), next());
+        if parts.next().is_some() {
+            return Err(bad(Self::WANTED));
+        }
+        for part in [&name, &version].into_iter().flatten() {
+            if part.contains(['/', '\\', '?', '#']) || part.chars().any(char::is_control) {
+                return Err(bad("a name and a version without / \\ ? #, as they stand in URLs"));
+            }
+        }
+        Ok(Self { name, version, engine, devices, source: source.clone(), ..Self::at(url) })
+    }
+
+    /// Reads a list of entries separated with commas or blanks.
+    ///
+    /// # Errors
+    /// The first entry that is none.
+    pub fn parse_list(list: &str, source: &Source) -> Result<Vec<Self>, ConfigError> {
+        list.split([',', ' ', '\t'])
+            .filter(|entry| !entry.is_empty())
+            .map(|entry| Self::parse(entry, source))
+            .collect()
+    }
+
+    /// The name the model is registered under.
+    pub fn name_or_default(&self) -> String {
+        match (&self.name, self.origin) {
+            (Some(name), _) => name.clone(),
+            (None, Origin::Artifact) => default_name(&self.url),
+            (None, Origin::ModelId) if self.url.contains("://") => default_name(&self.url),
+            (None, Origin::ModelId) => word_characters(&self.url),
+        }
+    }
+
+    /// The engine this entry asks for, if it names one.
+    pub fn engine_choice(&self) -> Option<EngineChoice> {
+        self.engine.as_deref().map(EngineChoice::parse)
+    }
+
+    /// What the entry says of the model's settings, as registration parameters for
+    /// [`ModelInputs::registration`](crate::ModelInputs).
+    pub fn registration(&self) -> Vec<(String, String)> {
+        let id = (self.origin == Origin::ModelId).then_some(&self.url);
+        [("engine", self.engine.as_ref()), ("device", self.devices.as_ref()), ("model_id", id)]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?.clone())))
+            .collect()
+    }
+}
+
+impl fmt::Display for ModelSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name_or_default(), self.url)
+    }
+}
+
+/// The name of a model that was given none: the last segment of the URL's path without an archive
+/// suffix, everything but ASCII letters, digits and `_` made `_`.
+pub fn default_name(url: &str) -> String {
+    let path = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let path = path.strip_prefix("file:").unwrap_or(path);
+    let path = path.split(['?', '#']).next().unwrap_or(path);
+    let is_directory = path.ends_with('/');
+    let path = path.trim_end_matches('/');
+    let last = path.rsplit('/').next().unwrap_or(path);
+    let name = if is_directory { last } else { without_archive_suffix(last) };
+    match name {
+        // The path itself has no name: a relative path to here, or a root.
+        "" | "." | ".." => Path::new(url)
+            .canonicalize()
+            .ok()
+            .and_then(|path| Some(word_characters(path.file_name()?.to_str()?)))
+            .unwrap_or_else(|| "model".to_owned()),
+        name => word_characters(name),
+    }
+}
+
+/// Whether a file name is an archive's.
+pub(crate) fn is_archive(name: &str) -> bool {
+    without_archive_suffix(name).len() < name.len()
+}
+
+fn without_archive_suffix(name: &str) -> &str {
+    ARCHIVE_SUFFIXES
+        .iter()
+        .find_map(|suffix| {
+            let (stem, end) = name.split_at_checked(name.len().checked_sub(suffix.len())?)?;
+            (end.eq_ignore_ascii_case(suffix) && !stem.is_empty()).then_some(stem)
+        })
+        .unwrap_or(name)
+}
+
+fn word_characters(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}
+
+#[cfg(test)]
+mod tests;
