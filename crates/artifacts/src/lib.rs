@@ -6,8 +6,10 @@
 //! they are opened, offsets before they are followed. Nothing in a file is executed.
 #![deny(unsafe_code)]
 
+mod archive;
 mod error;
 mod file;
+mod generation;
 mod json;
 mod mapping;
 mod model_config;
@@ -16,6 +18,7 @@ mod model_dir;
 mod weights;
 
 pub use error::ArtifactError;
+pub use generation::{EarlyStopping, GenerationConfig};
 pub use json::JsonFile;
 pub use model_config::ModelConfig;
 pub use model_dir::{ModelDir, UnpackOptions};

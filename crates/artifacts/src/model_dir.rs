@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use crate::archive;
 use crate::error::{ArtifactError, shorten};
 use crate::file::check_regular;
 
@@ -50,14 +51,17 @@ enum Links {
 }
 
 impl ModelDir {
-    /// Opens a directory, or unpacks an archive. Where the root holds one visible entry and that is
-    /// a directory, this is the model.
+    /// Opens a directory, or unpacks an archive: .tar.gz, .tgz, .tar, .zip, .mar. Where the root
+    /// holds one visible entry and that is a directory, this is the model; a directory that holds
+    /// nothing but a .zip stands for that.
+    ///
+    /// An archive is unpacked once: while its path, size and time of change stay the same, the
+    /// unpacked copy is used again, by other processes, too.
     ///
     /// # Errors
     /// There is nothing at `path`, it can't be read, or the archive is refused; an archive that is
     /// refused leaves nothing behind.
     pub fn open(path: &Path, unpack: &UnpackOptions) -> Result<Self, ArtifactError> {
-        let _ = unpack;
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -68,10 +72,16 @@ impl ModelDir {
             }
         };
         if metadata.is_dir() {
-            let root = nested_directory(path)?.unwrap_or_else(|| path.to_owned());
+            let root = match only_visible_entry(path)? {
+                Some(nested) if nested.is_dir() => nested,
+                Some(packed) if is_zip(&packed) => return Self::open(&packed, unpack),
+                _ => path.to_owned(),
+            };
             return Ok(Self { root, source: path.to_owned(), links: Links::Follow });
         }
-        Err(ArtifactError::NotAnArchive { path: path.to_owned(), found: "is a file" })
+        let unpacked = archive::unpack(path, unpack)?;
+        let root = nested_directory(&unpacked)?.unwrap_or(unpacked);
+        Ok(Self { root, source: path.to_owned(), links: Links::Refuse })
     }
 
     /// The root of the model's files.
@@ -123,6 +133,11 @@ fn is_absent(error: &std::io::Error) -> bool {
 /// The only visible entry of `root`, if that is a directory.
 fn nested_directory(root: &Path) -> Result<Option<PathBuf>, ArtifactError> {
     Ok(only_visible_entry(root)?.filter(|entry| entry.is_dir()))
+}
+
+fn is_zip(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("zip"))
+        && path.is_file()
 }
 
 fn only_visible_entry(root: &Path) -> Result<Option<PathBuf>, ArtifactError> {
