@@ -1,0 +1,25 @@
+//! Where a model's files come from and what they say.
+//!
+//! [`ModelDir`] opens a directory or an archive; [`ModelConfig`] and [`GenerationConfig`] read its
+//! JSON, [`Tokenizer`] its vocabulary, and [`Weights`] maps its tensors. Everything here comes from
+//! outside and is believed only after it was checked: sizes before memory is taken, paths before
+//! they are opened, offsets before they are followed. Nothing in a file is executed.
+#![deny(unsafe_code)]
+
+mod archive;
+mod error;
+mod file;
+mod generation;
+mod json;
+mod mapping;
+mod model_config;
+mod model_dir;
+
+mod weights;
+
+pub use error::ArtifactError;
+pub use generation::{EarlyStopping, GenerationConfig};
+pub use json::JsonFile;
+pub use model_config::ModelConfig;
+pub use model_dir::{ModelDir, UnpackOptions};
+pub use weights::{DType, Tensor, Weights};

@@ -1,0 +1,109 @@
+//! A model's tensors, mapped from safetensors or PyTorch files.
+
+mod dtype;
+mod index;
+mod open;
+mod safetensors;
+mod tensor;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+pub use dtype::DType;
+pub use tensor::Tensor;
+
+use crate::error::ArtifactError;
+use crate::mapping::MappedFile;
+use crate::model_dir::ModelDir;
+use tensor::Layout;
+
+/// All tensors of a model. Opening reads the headers only; data are read when they are touched.
+#[derive(Debug)]
+pub struct Weights {
+    files: Vec<MappedFile>,
+    paths: Vec<PathBuf>,
+    tensors: BTreeMap<String, Place>,
+}
+
+/// A tensor's file, by its place in [`Weights::files`], and where it lies in it.
+#[derive(Debug)]
+struct Place {
+    file_idx: usize,
+    layout: Layout,
+}
+
+impl Weights {
+    /// Maps the weights of a model. The first of these that is there is read: `model.safetensors`,
+    /// `model.safetensors.index.json` and its shards, `pytorch_model.bin`,
+    /// `pytorch_model.bin.index.json` and its shards, the only `*.safetensors` file.
+    ///
+    /// # Errors
+    /// There are no weights, a shard is missing or lies outside the model, or a file breaks its
+    /// format; the error names the file and the tensor.
+    pub fn open(dir: &ModelDir) -> Result<Self, ArtifactError> {
+        open::open(dir)
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The tensor of this name.
+    pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
+        let (name, place) = self.tensors.get_key_value(name)?;
+        let file = self.files.get(place.file_idx)?;
+        let bytes = file.bytes().get(place.layout.span.clone())?;
+        Some(Tensor { name, layout: &place.layout, bytes, file: file.path() })
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// How many tensors there are.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Bytes of all tensors; data that several tensors share count once.
+    pub fn total_bytes(&self) -> u64 {
+        self.distinct().map(|layout| (layout.n_elements * layout.dtype.size()) as u64).sum()
+    }
+
+    /// Elements of all tensors; data that several tensors share count once.
+    pub fn n_parameters(&self) -> u64 {
+        self.distinct().map(|layout| layout.n_elements as u64).sum()
+    }
+
+    /// How many elements there are of each type; data that several tensors share count once.
+    pub fn dtypes(&self) -> BTreeMap<DType, u64> {
+        let mut histogram = BTreeMap::new();
+        for layout in self.distinct() {
+            *histogram.entry(layout.dtype).or_default() += layout.n_elements as u64;
+        }
+        histogram
+    }
+
+    /// The files that hold the tensors.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    fn distinct(&self) -> impl Iterator<Item = &Layout> {
+        let mut seen = BTreeSet::new();
+        self.tensors
+            .values()
+            .filter(move |place| {
+                let span = &place.layout.span;
+                seen.insert((place.file_idx, span.start, span.end)) || span.is_empty()
+            })
+            .map(|place| &place.layout)
+    }
+}

@@ -1,0 +1,109 @@
+//! Which files hold a model's weights.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::{Path, PathBuf};
+
+use super::index::ShardIndex;
+use super::tensor::Layout;
+use super::{Place, Weights, safetensors};
+use crate::error::{ArtifactError, shorten};
+use crate::mapping::MappedFile;
+use crate::model_dir::ModelDir;
+
+/// How the tensors of one file are found.
+type ReadHeader = fn(&MappedFile) -> Result<Vec<(String, Layout)>, ArtifactError>;
+
+/// The usual files, the preferred first.
+const CHECKPOINTS: [(&str, ReadHeader); 1] = [("model.safetensors", safetensors::read_header)];
+
+pub(super) fn open(dir: &ModelDir) -> Result<Weights, ArtifactError> {
+    for (name, read_header) in CHECKPOINTS {
+        if let Some(path) = dir.file(name)? {
+            return collect(vec![(name.to_owned(), path)], None, read_header);
+        }
+        if let Some(path) = dir.file(&format!("{name}.index.json"))? {
+            let index = ShardIndex::read(&path)?;
+            return collect(index.shards(dir)?, Some(&index), read_header);
+        }
+    }
+    let (name, path) = only_safetensors(dir)?;
+    collect(vec![(name, path)], None, safetensors::read_header)
+}
+
+/// Maps `files` and puts their tensors into one map.
+fn collect(
+    files: Vec<(String, PathBuf)>,
+    index: Option<&ShardIndex>,
+    read_header: ReadHeader,
+) -> Result<Weights, ArtifactError> {
+    let mut weights = Weights { files: Vec::new(), paths: Vec::new(), tensors: BTreeMap::new() };
+    for (file_idx, (shard, path)) in files.into_iter().enumerate() {
+        let file = MappedFile::open(&path)?;
+        for (name, layout) in read_header(&file)? {
+            let owner = index.and_then(|index| index.shard_of(&name));
+            match weights.tensors.entry(name) {
+                Entry::Vacant(slot) => {
+                    // The index says where a tensor that is in two shards is to be read from.
+                    if owner.is_none_or(|owner| owner == shard) {
+                        slot.insert(Place { file_idx, layout });
+                    }
+                }
+                Entry::Occupied(slot) => {
+                    if owner.is_none() {
+                        return Err(duplicate(&path, slot.key()));
+                    }
+                    if owner == Some(shard.as_str()) {
+                        *slot.into_mut() = Place { file_idx, layout };
+                    }
+                }
+            }
+        }
+        weights.files.push(file);
+        weights.paths.push(path);
+    }
+    if let Some(index) = index {
+        index.check_complete(|tensor| weights.contains(tensor))?;
+    }
+    Ok(weights)
+}
+
+fn duplicate(path: &Path, tensor: &str) -> ArtifactError {
+    ArtifactError::Tensor {
+        path: path.to_owned(),
+        tensor: shorten(tensor),
+        reason: "is in another shard too, and the index does not say which to read".to_owned(),
+    }
+}
+
+/// The only `*.safetensors` file of the directory.
+fn only_safetensors(dir: &ModelDir) -> Result<(String, PathBuf), ArtifactError> {
+    let io = |source| ArtifactError::Io { path: dir.path().to_owned(), action: "list", source };
+    let missing = |wanted| ArtifactError::MissingFile { dir: dir.path().to_owned(), wanted };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir.path()).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if name.ends_with(".safetensors") && !name.starts_with('.') {
+            found.push(name.to_owned());
+        }
+    }
+    found.sort();
+    match found.as_slice() {
+        [] => Err(missing(
+            "weights: expected model.safetensors, pytorch_model.bin, or shards with their \
+             .index.json"
+                .to_owned(),
+        )),
+        [name] => match dir.file(name)? {
+            Some(path) => Ok((name.clone(), path)),
+            None => Err(missing(format!("weights: {name:?} leads nowhere"))),
+        },
+        several => Err(missing(format!(
+            "model.safetensors.index.json that says which of its {} .safetensors files holds what \
+             ({}, …)",
+            several.len(),
+            several.iter().take(3).map(|name| shorten(name)).collect::<Vec<_>>().join(", ")
+        ))),
+    }
+}

@@ -1,0 +1,4 @@
+//! The crate against the fixtures that transformers wrote.
+
+mod fixtures;
+mod weights;
