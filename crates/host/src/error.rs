@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivetrain_engine::EngineError;
+use drivetrain_engine::{EngineError, ErrorKind};
 
 use crate::UnknownTask;
 
@@ -90,7 +90,7 @@ pub enum HostError {
     },
     /// The engine could not do it.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(EngineError),
     /// No engine of the wanted name, or none at all.
     #[error("{message}")]
     EngineNotFound {
@@ -162,6 +162,17 @@ pub enum HostError {
         /// What it said.
         source: Arc<std::io::Error>,
     },
+}
+
+impl From<EngineError> for HostError {
+    fn from(error: EngineError) -> Self {
+        match error.kind() {
+            ErrorKind::OutOfMemory => {
+                Self::OutOfMemory { message: error.message().to_owned(), source: Some(error) }
+            }
+            _ => Self::Engine(error),
+        }
+    }
 }
 
 impl HostError {
