@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drivetrain_artifacts::ArtifactError;
+use drivetrain_config::ConfigError;
 use drivetrain_engine::{EngineError, ErrorKind};
 
 use crate::UnknownTask;
@@ -91,6 +93,12 @@ pub enum HostError {
     /// The engine could not do it.
     #[error(transparent)]
     Engine(EngineError),
+    /// The settings are wrong.
+    #[error(transparent)]
+    Config(Arc<ConfigError>),
+    /// A file of the model is missing or wrong.
+    #[error(transparent)]
+    Artifact(Arc<ArtifactError>),
     /// No engine of the wanted name, or none at all.
     #[error("{message}")]
     EngineNotFound {
@@ -175,6 +183,18 @@ impl From<EngineError> for HostError {
     }
 }
 
+impl From<ConfigError> for HostError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(Arc::new(error))
+    }
+}
+
+impl From<ArtifactError> for HostError {
+    fn from(error: ArtifactError) -> Self {
+        Self::Artifact(Arc::new(error))
+    }
+}
+
 impl HostError {
     /// A [`HostError::BadRequest`].
     pub fn bad_request(message: impl Into<String>) -> Self {
@@ -183,8 +203,13 @@ impl HostError {
 
     /// The message with all its causes, `: ` between them: for one line of a log.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = std::error::Error::source(self);
+        Self::chain_of(self)
+    }
+
+    /// The same for any error.
+    pub fn chain_of(error: &dyn std::error::Error) -> String {
+        let mut text = error.to_string();
+        let mut next = error.source();
         while let Some(cause) = next {
             text.push_str(": ");
             text.push_str(&cause.to_string());

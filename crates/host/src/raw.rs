@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::HostError;
+use crate::activity::ActiveRequest;
 
 /// A request as it goes to a `RequestModel`.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +51,8 @@ pub struct RawReply {
 #[derive(Debug)]
 pub struct RawFrames {
     pub(crate) receiver: mpsc::Receiver<Result<Bytes, HostError>>,
+    /// The request is in hand until its last frame is.
+    pub(crate) _guard: Option<ActiveRequest>,
 }
 
 impl RawFrames {

@@ -11,6 +11,65 @@ use crate::logits::Rules;
 /// New tokens where neither the request nor the model says how many.
 const DEFAULT_NEW_TOKENS: usize = 20;
 
+/// Parameters that are read, or that greedy decoding has no use for whatever they say.
+const KNOWN: [&str; 40] = [
+    "add_special_tokens",
+    "begin_suppress_tokens",
+    "bad_words_ids",
+    "clean_up_tokenization_spaces",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+    "eos_token_id",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "guidance_scale",
+    "length_penalty",
+    "max_length",
+    "max_new_tokens",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_scores",
+    "pad_token_id",
+    "penalty_alpha",
+    "repetition_penalty",
+    "return_dict_in_generate",
+    "return_full_text",
+    "return_tensors",
+    "seed",
+    "skip_special_tokens",
+    "suppress_tokens",
+    "temperature",
+    "tokenize_kwargs",
+    "top_k",
+    "top_p",
+    "truncation",
+    "use_cache",
+];
+
+/// Parameters that this version refuses unless they are empty.
+const UNAVAILABLE: [&str; 11] = [
+    "sequence_bias",
+    "stop",
+    "stop_sequence",
+    "stop_strings",
+    "constraints",
+    "force_words_ids",
+    "watermarking_config",
+    "prefix",
+    "handle_long_generation",
+    "decoder_input_ids",
+    "max_time",
+];
+
 /// The model's own defaults: what its generation configuration says.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Defaults {
@@ -47,6 +106,14 @@ impl<'a> Params<'a> {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
+    /// Says which parameters mean nothing here, since nothing else will.
+    pub(crate) fn log_unknown(self, request: &str) {
+        let is_known = |name: &str| KNOWN.contains(&name) || UNAVAILABLE.contains(&name);
+        for name in self.0.keys().filter(|name| !is_known(name)) {
+            tracing::debug!(request, parameter = name, "the parameter goes unused");
+        }
+    }
+
     fn wrong(name: &str, value: &Value, wanted: &str) -> HostError {
         let mut found = value.to_string();
         if let Some((cut, _)) = found.char_indices().nth(60) {
@@ -64,7 +131,7 @@ impl<'a> Params<'a> {
     }
 
     /// A whole number, `low` or more.
-    fn whole(self, name: &str, low: u32) -> Result<Option<u32>, HostError> {
+    pub(crate) fn whole(self, name: &str, low: u32) -> Result<Option<u32>, HostError> {
         self.get(name)
             .map(|value| {
                 let number = value.as_u64().or_else(|| {
@@ -91,7 +158,7 @@ impl<'a> Params<'a> {
     }
 
     /// A token id or a list of them; `n_logits` is how many there are.
-    fn ids(self, name: &str, n_logits: u32) -> Result<Option<Vec<TokenId>>, HostError> {
+    pub(crate) fn ids(self, name: &str, n_logits: u32) -> Result<Option<Vec<TokenId>>, HostError> {
         self.get(name)
             .map(|value| {
                 let list = match value {
@@ -311,19 +378,7 @@ fn refuse_unsupported(params: Params<'_>) -> Result<(), HostError> {
             return refuse(name, value, &why);
         }
     }
-    for name in [
-        "sequence_bias",
-        "stop",
-        "stop_sequence",
-        "stop_strings",
-        "constraints",
-        "force_words_ids",
-        "watermarking_config",
-        "prefix",
-        "handle_long_generation",
-        "decoder_input_ids",
-        "max_time",
-    ] {
+    for name in UNAVAILABLE {
         if let Some(value) = params.get(name)
             && !matches!(value, Value::Array(list) if list.is_empty())
             && value.as_str() != Some("")

@@ -33,7 +33,6 @@ pub(crate) struct Orders {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Full,
-    Closed,
 }
 
 /// A place in the queue, held until the job starts or ends.

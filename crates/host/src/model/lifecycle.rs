@@ -81,6 +81,7 @@ pub(crate) struct Lifecycle {
     is_ill: AtomicBool,
     /// Milliseconds from `born` by which loading must be over.
     load_limit: AtomicU64,
+    is_loaded: AtomicBool,
 }
 
 impl Lifecycle {
@@ -96,6 +97,7 @@ impl Lifecycle {
             illness: Mutex::new(None),
             is_ill: AtomicBool::new(false),
             load_limit: AtomicU64::new(millis(load_limit)),
+            is_loaded: AtomicBool::new(false),
         }
     }
 
@@ -107,9 +109,9 @@ impl Lifecycle {
         Duration::from_millis(self.load_limit.load(Ordering::Relaxed))
     }
 
-    /// Whether loading has taken longer than it may.
+    /// Whether loading goes on and has taken longer than it may.
     pub(crate) fn load_is_late(&self) -> bool {
-        self.born.elapsed() > self.load_limit()
+        !self.is_loaded.load(Ordering::Relaxed) && self.born.elapsed() > self.load_limit()
     }
 
     pub(crate) fn set_beat_limit(&self, limit: Duration) {
@@ -144,6 +146,7 @@ impl Lifecycle {
     /// Loading is over; `false` if the model was given up meanwhile.
     pub(crate) fn ready(&self) -> bool {
         self.beat();
+        self.is_loaded.store(true, Ordering::Relaxed);
         let mut state = self.lock();
         let is_loading = matches!(*state, State::Loading { .. });
         if is_loading {
@@ -191,8 +194,7 @@ impl Lifecycle {
     }
 
     fn ailment(&self) -> Option<String> {
-        let silence = millis(self.born.elapsed())
-            .saturating_sub(self.beat.load(Ordering::Relaxed));
+        let silence = millis(self.born.elapsed()).saturating_sub(self.beat.load(Ordering::Relaxed));
         if silence > self.beat_limit.load(Ordering::Relaxed) {
             return Some(format!("the engine has shown no life for {} s", silence / 1000));
         }

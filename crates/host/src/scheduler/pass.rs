@@ -1,8 +1,6 @@
 //! One call of the engine: its segments, and the buffers of its results, used again and again.
 
-use drivetrain_engine::{
-    Batch, EngineError, Outputs, Segment, SeqId, TokenId, TokenModel, Wanted,
-};
+use drivetrain_engine::{Batch, EngineError, Outputs, Segment, SeqId, TokenId, TokenModel, Wanted};
 
 /// Which call it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -116,8 +116,7 @@ impl Scheduler {
         step.n_calls += n_segments - failures.len();
         // An engine that broke its own rules may have left its sequences in any state, so what
         // they say afterwards does not tell what went wrong.
-        let is_broken =
-            failures.len() == n_segments && batch_error.kind() == ErrorKind::Internal;
+        let is_broken = failures.len() == n_segments && batch_error.kind() == ErrorKind::Internal;
         for (idx, error) in failures {
             self.blame(idx, if is_broken { batch_error.clone() } else { error });
         }

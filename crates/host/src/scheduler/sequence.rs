@@ -119,7 +119,9 @@ impl Sequence {
         match &mut self.state {
             State::Hidden { values } => {
                 if values.is_empty() && !is_through {
-                    values.reserve_exact(hidden.len() / segment.n_tokens as usize * self.tokens.len());
+                    values.reserve_exact(
+                        hidden.len() / segment.n_tokens as usize * self.tokens.len(),
+                    );
                 }
                 values.extend_from_slice(hidden);
                 if is_through {

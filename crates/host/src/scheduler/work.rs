@@ -20,6 +20,13 @@ pub(crate) struct Work {
     pub(crate) goal: Goal,
 }
 
+impl Work {
+    /// Hidden states of an input without an encoder beside it.
+    pub(crate) fn hidden(tokens: Vec<TokenId>, token_types: Vec<u32>) -> Self {
+        Self { encoder: Vec::new(), tokens, token_types, goal: Goal::Hidden }
+    }
+}
+
 /// What becomes of a sequence.
 #[derive(Clone, Debug)]
 pub(crate) enum Goal {
@@ -36,6 +43,16 @@ pub(crate) enum Outcome {
     Hidden { n_tokens: usize, values: Vec<f32> },
     /// The new tokens.
     Tokens { ids: Vec<TokenId>, finish: FinishReason },
+}
+
+impl Outcome {
+    /// Tokens that have to be put into words.
+    pub(crate) fn n_new_tokens(&self) -> usize {
+        match self {
+            Self::Hidden { .. } => 0,
+            Self::Tokens { ids, .. } => ids.len(),
+        }
+    }
 }
 
 /// A request's sequences, and where their outcomes go.

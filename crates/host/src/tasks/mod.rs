@@ -1,10 +1,20 @@
 //! What a model can be asked for: the tasks, their requests and their replies.
 
+mod context;
+mod feature_extraction;
+mod summarization;
+mod text;
+mod text2text_generation;
+mod text_generation;
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::Instant;
 
 use serde_json::{Map, Value};
+
+pub(crate) use context::{Prepared, TaskContext};
+pub(crate) use text::ModelText;
 
 /// What a request asks of a model, by the names of transformers' pipelines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +47,22 @@ impl Task {
             Self::Summarization => "summarization",
             Self::TextGeneration => "text-generation",
         }
+    }
+
+    /// The task that a model's first class was made for, if it is one of these. The suffixes are
+    /// those of DJL Serving's Hugging Face handler.
+    pub fn of_architectures(architectures: &[String]) -> Option<Self> {
+        const SUFFIXES: [(&str, Task); 7] = [
+            ("ForCausalLM", Task::TextGeneration),
+            ("GPT2LMHeadModel", Task::TextGeneration),
+            ("BloomModel", Task::TextGeneration),
+            ("ForConditionalGeneration", Task::Text2TextGeneration),
+            ("MTModel", Task::Text2TextGeneration),
+            ("EncoderDecoderModel", Task::Text2TextGeneration),
+            ("T5WithLMHeadModel", Task::Text2TextGeneration),
+        ];
+        let class = architectures.first()?;
+        SUFFIXES.iter().find(|(suffix, _)| class.ends_with(suffix)).map(|(_, task)| *task)
     }
 
     /// Whether the task's reply is text that the model generated.
