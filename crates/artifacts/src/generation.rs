@@ -118,7 +118,7 @@ impl GenerationConfig {
             bos_token_id: token(json, "bos_token_id")?,
             eos_token_id: tokens(json, "eos_token_id")?,
             pad_token_id: token(json, "pad_token_id")?,
-            decoder_start_token_id: first_token(json, "decoder_start_token_id")?,
+            decoder_start_token_id: token(json, "decoder_start_token_id")?,
             forced_bos_token_id: token(json, "forced_bos_token_id")?,
             forced_eos_token_id: tokens(json, "forced_eos_token_id")?,
             max_length: json.opt_u32("max_length")?,
@@ -153,15 +153,20 @@ impl GenerationConfig {
 
     fn from_model_config(config: &ModelConfig) -> Result<Self, ArtifactError> {
         let mut keys = serde_json::Map::new();
-        for (key, id) in family_defaults(&config.model_type) {
+        for &(key, id) in family_defaults(&config.model_type) {
             keys.insert(key.to_owned(), id.into());
         }
         let nested = ["decoder", "generator", "text_config"]
             .into_iter()
             .find_map(|part| config.json.value().get(part)?.as_object());
         let outer = config.json.value().as_object();
-        for (key, value) in nested.into_iter().chain(outer).flatten() {
+        for (key, value) in outer.into_iter().flatten() {
             keys.insert(key.clone(), value.clone());
+        }
+        for (key, value) in nested.into_iter().flatten() {
+            if keys.get(key).is_none_or(Value::is_null) {
+                keys.insert(key.clone(), value.clone());
+            }
         }
         Self::from_json(&JsonFile::from_value(config.json.path(), Value::Object(keys)))
     }
@@ -236,15 +241,8 @@ fn family_defaults(model_type: &str) -> &'static [(&'static str, u32)] {
     }
 }
 
+/// One token id; some checkpoints write it as a list of one.
 fn token(json: &JsonFile, key: &str) -> Result<Option<u32>, ArtifactError> {
-    match first_token(json, key)? {
-        Some(_) if json.get(key)?.is_some_and(Value::is_array) => Err(json.invalid(key, TOKEN)),
-        id => Ok(id),
-    }
-}
-
-/// Some checkpoints write a list of one where a number is meant.
-fn first_token(json: &JsonFile, key: &str) -> Result<Option<u32>, ArtifactError> {
     match json.opt_u32_list(key).map_err(|_| json.invalid(key, TOKEN))?.as_deref() {
         None => Ok(None),
         Some([id]) => Ok(Some(*id)),

@@ -37,7 +37,6 @@ fn unpack(stream: impl Read, sink: &mut Sink<'_>) -> Result<(), ArtifactError> {
         allowance.set(Allowance::Counted);
         unpack_entry(entry, sink)?;
     }
-    drop(entries);
     allowance.set(Allowance::Counted);
     sink.drain(&mut archive.into_inner())
 }

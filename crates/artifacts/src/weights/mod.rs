@@ -5,6 +5,7 @@ mod index;
 mod open;
 mod safetensors;
 mod tensor;
+mod torch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

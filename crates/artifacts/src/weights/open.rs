@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::index::ShardIndex;
 use super::tensor::Layout;
-use super::{Place, Weights, safetensors};
+use super::{Place, Weights, safetensors, torch};
 use crate::error::{ArtifactError, shorten};
 use crate::mapping::MappedFile;
 use crate::model_dir::ModelDir;
@@ -15,7 +15,8 @@ use crate::model_dir::ModelDir;
 type ReadHeader = fn(&MappedFile) -> Result<Vec<(String, Layout)>, ArtifactError>;
 
 /// The usual files, the preferred first.
-const CHECKPOINTS: [(&str, ReadHeader); 1] = [("model.safetensors", safetensors::read_header)];
+const CHECKPOINTS: [(&str, ReadHeader); 2] =
+    [("model.safetensors", safetensors::read_header), ("pytorch_model.bin", torch::read_header)];
 
 pub(super) fn open(dir: &ModelDir) -> Result<Weights, ArtifactError> {
     for (name, read_header) in CHECKPOINTS {

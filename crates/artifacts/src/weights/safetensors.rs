@@ -10,7 +10,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::dtype::DType;
-use super::tensor::{Layout, element_count, row_major};
+use super::tensor::{Layout, MAX_RANK, element_count, row_major};
 use crate::error::{ArtifactError, shorten};
 use crate::mapping::MappedFile;
 
@@ -75,6 +75,12 @@ fn read_info(info: &Value, data_start: usize, data_bytes: usize) -> Result<Layou
         .ok_or_else(|| format!("its dtype {:?} is not supported", shorten(dtype_name)))?;
     let shape: Box<[usize]> =
         whole_numbers(info, "shape").ok_or("its shape is not a list of whole numbers")?.into();
+    if shape.len() > MAX_RANK {
+        return Err(format!(
+            "its shape has {} dimensions, at most {MAX_RANK} are allowed",
+            shape.len()
+        ));
+    }
     let offsets = whole_numbers(info, "data_offsets");
     let Some(&[begin, end]) = offsets.as_deref() else {
         return Err("its data_offsets are not two whole numbers".to_owned());

@@ -6,6 +6,9 @@ use std::path::Path;
 use super::dtype::DType;
 use crate::error::{ArtifactError, shorten};
 
+/// Most dimensions of a tensor; PyTorch has the same limit.
+pub(super) const MAX_RANK: usize = 64;
+
 /// Where a tensor lies in its file. Made by the readers only, who check that `span` is inside the
 /// file and that every index of `shape` through `strides` is inside `span`.
 #[derive(Debug)]
