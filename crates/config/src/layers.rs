@@ -118,15 +118,23 @@ impl Layers {
         layer
     }
 
-    /// The named variables of the table: SageMaker's overrides, or those that fill gaps.
-    pub(crate) fn of_variables(&self, env: &Environment, overrides: bool) -> Vec<Setting> {
+    /// SageMaker's variables, which go before everything else.
+    pub(crate) fn of_sagemaker(&self, env: &Environment) -> Vec<Setting> {
+        keys::all(self.scope)
+            .filter_map(|key| {
+                let (variable, value) = first_set(env, key.sagemaker)?;
+                Some(Setting::env(key.name, value, variable))
+            })
+            .collect()
+    }
+
+    /// The named variables of the table, which fill gaps.
+    pub(crate) fn of_variables(&self, env: &Environment) -> Vec<Setting> {
         let mut layer = Vec::new();
         for key in keys::all(self.scope) {
-            let names = if overrides { key.sagemaker } else { key.env };
-            let set = names.iter().find_map(|name| Some((*name, env.get(name)?)));
-            if let Some((variable, value)) = set {
+            if let Some((variable, value)) = first_set(env, key.env) {
                 layer.push(Setting::env(key.name, value, variable));
-            } else if let Some(variable) = key.inverse_env.filter(|_| !overrides) {
+            } else if let Some(variable) = key.inverse_env {
                 let opposite = match env.get(variable).map(str::to_ascii_lowercase).as_deref() {
                     Some("true" | "1") => "false",
                     Some("false" | "0") => "true",
@@ -304,4 +312,12 @@ impl Layers {
         }
         settings
     }
+}
+
+/// The first of some variables that is set, and its value.
+fn first_set<'a>(
+    env: &'a Environment,
+    variables: &[&'static str],
+) -> Option<(&'static str, &'a str)> {
+    variables.iter().find_map(|variable| Some((*variable, env.get(variable)?)))
 }

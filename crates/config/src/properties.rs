@@ -19,6 +19,9 @@ use crate::source::Source;
 /// The most bytes of a properties file that are read; real ones are a few hundred bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
 
+/// The most keys of a properties file.
+const MAX_ENTRIES: usize = 10_000;
+
 /// One key of a properties file, with escapes undone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -64,12 +67,20 @@ impl Properties {
     /// Reads the content of a properties file; `path` is for messages.
     ///
     /// # Errors
-    /// A `\u` without four hexadecimal digits, or half of a surrogate pair.
+    /// A `\u` without four hexadecimal digits, half of a surrogate pair, or more than 10,000 keys.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ConfigError> {
         let text = decode(bytes);
         let mut entries = Vec::new();
         let mut lines = LogicalLines::new(&text);
         while let Some((line, number)) = lines.next_line() {
+            if entries.len() == MAX_ENTRIES {
+                return Err(ConfigError::Syntax {
+                    path: path.to_owned(),
+                    line: number,
+                    found: format!("key number {}", MAX_ENTRIES + 1),
+                    wanted: "at most 10000 keys in a properties file",
+                });
+            }
             let (key, value) = split_pair(&line);
             let unescape = |half: &[char]| {
                 unescape(half).map_err(|found| ConfigError::Syntax {

@@ -60,11 +60,11 @@ impl ModelSpec {
 
     /// Reads one entry.
     ///
-    /// The part before the first `=` names the model, unless a `?` comes first: then that `=`
-    /// belongs to the URL's query.
+    /// The part before the first `=` names the model, unless a `/` or a `?` comes first: then that
+    /// `=` belongs to the URL.
     ///
     /// # Errors
-    /// An empty URL, more than four parts before the `=`, or a name that can't be in a path.
+    /// An empty URL, more than four parts before the `=`, or a name that can't stand in a URL.
     pub fn parse(entry: &str, source: &Source) -> Result<Self, ConfigError> {
         let bad = |wanted: &str| ConfigError::Value {
             at: source.clone(),
@@ -73,7 +73,7 @@ impl ModelSpec {
             wanted: wanted.to_owned(),
         };
         let (head, url) = match entry.split_once('=') {
-            Some((head, url)) if !head.contains('?') => (head, url),
+            Some((head, url)) if !head.contains(['/', '?']) => (head, url),
             _ => ("", entry),
         };
         let url = url.trim();
@@ -96,8 +96,8 @@ impl ModelSpec {
             return Err(bad(Self::WANTED));
         }
         for part in [&name, &version].into_iter().flatten() {
-            if part.contains(['/', '\\', '?', '#']) || part.chars().any(char::is_control) {
-                return Err(bad("a name and a version without / \\ ? #, as they stand in URLs"));
+            if part.contains(['\\', '#', '%']) || part.chars().any(char::is_control) {
+                return Err(bad("a name and a version without \\ # %, as they stand in URLs"));
             }
         }
         Ok(Self { name, version, engine, devices, source: source.clone(), ..Self::at(url) })
@@ -129,14 +129,31 @@ impl ModelSpec {
         self.engine.as_deref().map(EngineChoice::parse)
     }
 
-    /// What the entry says of the model's settings, as registration parameters for
-    /// [`ModelInputs::registration`](crate::ModelInputs).
+    /// What the entry says of the model's settings, the arguments of its URL included, as
+    /// registration parameters for [`ModelInputs::registration`](crate::ModelInputs).
     pub fn registration(&self) -> Vec<(String, String)> {
         let id = (self.origin == Origin::ModelId).then_some(&self.url);
-        [("engine", self.engine.as_ref()), ("device", self.devices.as_ref()), ("model_id", id)]
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?.clone())))
-            .collect()
+        let own =
+            [("engine", self.engine.as_ref()), ("device", self.devices.as_ref()), ("model_id", id)]
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), value?.clone())));
+        let query = if has_scheme(&self.url) { self.url.split_once('?') } else { None };
+        let query = query.map_or("", |(_, query)| query);
+        own.chain(form_urlencoded::parse(query.as_bytes()).into_owned()).collect()
+    }
+
+    /// The file or directory that `url` names on this machine; `None` for a model id and for a URL
+    /// of another scheme than `file:`.
+    pub fn local_path(&self) -> Option<&Path> {
+        if self.origin == Origin::ModelId {
+            return None;
+        }
+        if !has_scheme(&self.url) {
+            return Some(Path::new(&self.url));
+        }
+        let path = self.url.strip_prefix("file:")?;
+        let path = path.strip_prefix("//").unwrap_or(path);
+        Some(Path::new(path.split('?').next().unwrap_or(path)))
     }
 }
 
@@ -165,6 +182,11 @@ pub fn default_name(url: &str) -> String {
             .unwrap_or_else(|| "model".to_owned()),
         name => word_characters(name),
     }
+}
+
+/// Whether a URL names its scheme, so that a `?` begins its query; a path has none.
+fn has_scheme(url: &str) -> bool {
+    url.starts_with("file:") || url.contains("://")
 }
 
 /// Whether a file name is an archive's.

@@ -17,6 +17,10 @@ pub(crate) enum Kind {
     Text,
     /// A word; blanks around it are dropped.
     Word,
+    /// The name of an engine.
+    Engine,
+    /// The name of an HTTP header.
+    HeaderName,
     /// A path.
     Path,
     /// Text that is never printed.
@@ -61,6 +65,8 @@ impl Kind {
         match self {
             Self::Text => "text".to_owned(),
             Self::Word => "a word".to_owned(),
+            Self::Engine => "the name of an engine, or auto".to_owned(),
+            Self::HeaderName => "the name of an HTTP header".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Secret => "a secret".to_owned(),
             Self::Bool => "true or false".to_owned(),
@@ -91,14 +97,19 @@ impl Kind {
 
     /// Whether an empty value means that the key is not set; else it is a wrong value.
     pub(crate) fn empty_is_unset(self) -> bool {
-        matches!(self, Self::Text | Self::Word | Self::Path | Self::Secret)
+        matches!(
+            self,
+            Self::Text | Self::Word | Self::Engine | Self::HeaderName | Self::Path | Self::Secret
+        )
     }
 
     /// Whether this is one of the values.
     #[cfg(test)]
     pub(crate) fn allows(self, text: &str) -> bool {
         match self {
-            Self::Text | Self::Word => String::from_text(self, text).is_some(),
+            Self::Text | Self::Word | Self::Engine | Self::HeaderName => {
+                String::from_text(self, text).is_some()
+            }
             Self::Path => PathBuf::from_text(self, text).is_some(),
             Self::Secret => Secret::from_text(self, text).is_some(),
             Self::Bool => bool::from_text(self, text).is_some(),
@@ -125,14 +136,22 @@ pub(crate) trait FromText: Sized {
     fn from_text(kind: Kind, text: &str) -> Option<Self>;
 }
 
-/// Digits only: no sign, no blanks, no separators.
+/// Digits only: no sign, no blanks, no separators. What no `u64` holds is the largest one.
 fn whole(text: &str) -> Option<u64> {
-    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
 impl FromText for String {
-    fn from_text(_: Kind, text: &str) -> Option<Self> {
-        Some(text.to_owned())
+    fn from_text(kind: Kind, text: &str) -> Option<Self> {
+        let allowed = match kind {
+            Kind::Engine => !text.chars().any(|c| c.is_control() || c == '/'),
+            Kind::HeaderName => {
+                text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+            }
+            _ => true,
+        };
+        allowed.then(|| text.to_owned())
     }
 }
 
@@ -181,7 +200,7 @@ impl FromText for u64 {
     fn from_text(kind: Kind, text: &str) -> Option<Self> {
         let number = whole(text)?;
         match kind {
-            Kind::Megabytes => number.checked_mul(1 << 20),
+            Kind::Megabytes => Some(number.saturating_mul(1 << 20)),
             _ => (number > 0).then_some(number),
         }
     }
@@ -189,8 +208,8 @@ impl FromText for u64 {
 
 impl FromText for Duration {
     fn from_text(kind: Kind, text: &str) -> Option<Self> {
-        // Bounded so that a deadline made from it stays a representable time.
-        let number = whole(text).filter(|number| *number <= u64::from(u32::MAX))?;
+        // Cut off at a century or so, so that a deadline made from it is a time there is.
+        let number = whole(text)?.min(u64::from(u32::MAX));
         Some(if kind == Kind::Millis { Self::from_millis(number) } else { Self::from_secs(number) })
     }
 }

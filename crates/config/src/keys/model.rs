@@ -19,7 +19,7 @@ pub(super) const GROUPS: &[(&str, &[Key])] = &[
 const MODEL: &[Key] = &[
     Key::new(
         "engine",
-        Kind::Word,
+        Kind::Engine,
         "auto",
         "Engine that runs the model, without case; `Python` with a built-in handler means the \
          default engine, `PyTorch` is `torch`, `MPI` is `deepspeed`",

@@ -105,7 +105,7 @@ const REQUESTS: &[Key] = &[
     ),
     Key::new(
         "request_id_header_key",
-        Kind::Word,
+        Kind::HeaderName,
         "x-request-id",
         "Header that a request's id is read from; on SageMaker the default is \
          `X-Amzn-SageMaker-Inference-Id`",

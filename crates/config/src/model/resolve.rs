@@ -66,7 +66,7 @@ pub(super) fn resolve(input: ModelInputs<'_>) -> Result<(ModelConfig, Vec<Warnin
 /// The layers, highest first.
 fn layers(input: &ModelInputs<'_>) -> Result<Layers, ConfigError> {
     let mut layers = Layers::new(Scope::Model);
-    let sagemaker = layers.of_variables(input.env, true);
+    let sagemaker = layers.of_sagemaker(input.env);
     layers.push(sagemaker);
     let registration = input
         .registration
@@ -93,7 +93,7 @@ fn layers(input: &ModelInputs<'_>) -> Result<Layers, ConfigError> {
         layers.check_known(setting);
     }
     layers.push(filling);
-    let named = layers.of_variables(input.env, false);
+    let named = layers.of_variables(input.env);
     layers.push(named);
     Ok(layers)
 }
@@ -143,15 +143,6 @@ fn engine(
     notes: &mut Vec<String>,
 ) -> Result<Sourced<EngineChoice>, ConfigError> {
     let written: Sourced<String> = l.get("engine")?;
-    if written.value.chars().any(|c| c.is_control() || c == '/') {
-        let wanted = "the name of an engine, or auto";
-        return Err(ConfigError::Value {
-            at: written.source,
-            key: "engine".to_owned(),
-            value: written.value,
-            wanted: wanted.to_owned(),
-        });
-    }
     let text = shown("engine", &written.value);
     let choice = written.map(|name| EngineChoice::parse(&name));
     match (&choice.value, handler) {

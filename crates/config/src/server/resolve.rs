@@ -118,7 +118,7 @@ impl Machine {
 /// The layers, highest first.
 fn layers(cli: &ServerOverrides, env: &Environment) -> Result<Layers, ConfigError> {
     let mut layers = Layers::new(Scope::Server);
-    let mut sagemaker = layers.of_variables(env, true);
+    let mut sagemaker = layers.of_sagemaker(env);
     for setting in &mut sagemaker {
         payload_in_bytes(setting)?;
     }
@@ -135,7 +135,7 @@ fn layers(cli: &ServerOverrides, env: &Environment) -> Result<Layers, ConfigErro
         layers.check_known(setting);
     }
     layers.push(serving);
-    let named = layers.of_variables(env, false);
+    let named = layers.of_variables(env);
     layers.push(named);
     let store = cli.model_store.iter().map(|path| {
         let source = Source::CommandLine { flag: "--model-store" };
@@ -193,15 +193,6 @@ fn request_id_header(l: &mut Layers, machine: &Machine) -> Result<Sourced<String
     if let (true, Some(path)) = (header.source.is_default(), &machine.on_sagemaker) {
         header.value = "X-Amzn-SageMaker-Inference-Id".to_owned();
         header.source = Source::Found { path: path.clone() };
-    }
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if !header.value.bytes().all(token) {
-        return Err(ConfigError::Value {
-            at: header.source,
-            key: "request_id_header_key".to_owned(),
-            value: header.value,
-            wanted: "the name of an HTTP header".to_owned(),
-        });
     }
     Ok(header)
 }

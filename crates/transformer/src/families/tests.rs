@@ -1,0 +1,109 @@
+//! Descriptions of configs, in both spellings and with defaults.
+
+use drivetrain_artifacts::JsonFile;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::activation::Activation;
+use crate::attention::AttentionPositions;
+use crate::rotary::RotaryScaling;
+
+fn config(value: Value) -> ModelConfig {
+    ModelConfig::from_json(JsonFile::from_value("config.json", value)).unwrap()
+}
+
+fn describe_json(value: Value) -> Result<Architecture, TransformerError> {
+    Architecture::from_config(&config(value))
+}
+
+#[test]
+fn an_empty_config_is_the_published_default() {
+    let check = |model_type, layers: usize, dim, vocab, tensors: usize| {
+        let architecture = describe_json(json!({"model_type": model_type})).unwrap();
+        let n_layers: usize = architecture.stacks().map(|stack| stack.layers.len()).sum();
+        assert_eq!((n_layers, architecture.dim, architecture.vocab), (layers, dim, vocab));
+        assert_eq!(architecture.tensors().len(), tensors, "{model_type}");
+    };
+    check("bart", 24, 1024, 50_265, 2 * (2 + 2) + 12 * 16 + 12 * 26 + 2);
+    check("gpt2", 12, 768, 50_257, 2 + 12 * 16 + 2 + 1);
+    check("llama", 32, 4096, 32_000, 1 + 32 * 9 + 1 + 1);
+    check("bert", 12, 768, 30_522, 5 + 12 * 16 + 2);
+}
+
+#[test]
+fn every_canonical_tensor_has_a_place() {
+    for model_type in model_types() {
+        let architecture = describe_json(json!({"model_type": model_type})).unwrap();
+        let family = family(architecture.family).unwrap();
+        for spec in architecture.tensors() {
+            let places = family.places(&spec.module, spec.parameter.name());
+            assert!(!places.is_empty(), "{model_type}: {}", spec.name());
+        }
+    }
+}
+
+#[test]
+fn names_carry_prefix_stack_and_layer() {
+    let bart = family("bart").unwrap();
+    let module = "decoder.layers.3.cross_attention.q";
+    let name = bart.places(module, "weight")[0].tensor_name("model.", module, "weight");
+    assert_eq!(name, "model.decoder.layers.3.encoder_attn.q_proj.weight");
+    let name = bart.places("head", "bias")[0].tensor_name("model.", "head", "bias");
+    assert_eq!(name, "final_logits_bias");
+}
+
+#[test]
+fn rotary_parameters_are_read_in_both_spellings() {
+    let scaling = |extra: Value| {
+        let mut json = json!({"model_type": "llama", "max_position_embeddings": 64});
+        json.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let decoder = describe_json(json).unwrap().decoder.unwrap();
+        let AttentionPositions::Rotary(rotary) = &decoder.layers[0].self_attention.positions else {
+            panic!("no rotation")
+        };
+        (rotary.theta, rotary.scaling.clone(), decoder.max_positions)
+    };
+    let linear = RotaryScaling::Linear { factor: 4.0 };
+    for extra in [
+        json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4}}),
+        json!({"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+        json!({"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5}}),
+    ] {
+        assert_eq!(scaling(extra), (5e5, linear.clone(), 256));
+    }
+    assert_eq!(scaling(json!({})), (1e4, RotaryScaling::None, 64));
+    assert_eq!(scaling(json!({"rope_scaling": null})), (1e4, RotaryScaling::None, 64));
+    let (_, yarn, reach) = scaling(json!({"rope_scaling": {
+        "rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32}}));
+    let RotaryScaling::Yarn { attention_factor, beta_fast, truncate, .. } = yarn else {
+        panic!("{yarn:?}")
+    };
+    assert!((attention_factor - (0.1 * 2f64.ln() + 1.0)).abs() < 1e-12);
+    assert_eq!((beta_fast, truncate, reach), (32.0, true, 64));
+}
+
+#[test]
+fn flags_reach_the_description() {
+    let gpt2 = describe_json(json!({"model_type": "gpt2", "n_embd": 64, "n_head": 4,
+        "scale_attn_by_inverse_layer_idx": true, "n_inner": 100, "activation_function": "relu"}));
+    let layers = gpt2.unwrap().decoder.unwrap().layers;
+    assert_eq!(layers[3].self_attention.scale, 0.25 / 4.0);
+    assert_eq!(layers[0].feed_forward.width, 100);
+    assert_eq!(layers[0].feed_forward.activation, Activation::Relu);
+    let bart = describe_json(json!({"model_type": "bart", "d_model": 64, "scale_embedding": true}));
+    assert_eq!(bart.unwrap().encoder.unwrap().embedding.scale, 8.0);
+    let llama =
+        describe_json(json!({"model_type": "llama", "head_dim": 80, "attention_bias": true,
+        "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 512}));
+    let attention = llama.unwrap().decoder.unwrap().layers[0].self_attention.clone();
+    assert_eq!((attention.q_width(), attention.kv_width()), (640, 160));
+    assert!(attention.bias.o);
+}
+
+#[test]
+fn unknown_families_and_values_name_what_is_known() {
+    let error = describe_json(json!({"model_type": "mamba"})).unwrap_err().to_string();
+    assert!(error.contains("mamba") && error.contains("bart, bert, gpt2, llama"), "{error}");
+    let error = describe_json(json!({"model_type": "bert", "hidden_act": "prelu"})).unwrap_err();
+    assert!(error.to_string().starts_with("config.json: hidden_act = \"prelu\":"), "{error}");
+}

@@ -1,0 +1,183 @@
+//! One canonical tensor: which checkpoint tensor holds it, and how it lies in there.
+
+use drivetrain_artifacts::{ArtifactError, DType, Tensor};
+
+use crate::error::TransformerError;
+use crate::spec::TensorSpec;
+
+/// A canonical tensor and where it comes from.
+///
+/// The checkpoint's tensor stays reachable, so that an engine can map it, stream it, or cut a shard
+/// out of its bytes; [`Self::read_f32`] is for engines that want plain numbers.
+#[derive(Clone, Debug)]
+pub struct CanonicalTensor<'a> {
+    pub(crate) spec: TensorSpec,
+    pub(crate) source: Tensor<'a>,
+    pub(crate) transposed: bool,
+    pub(crate) rows: Rows,
+}
+
+/// Which output rows of a checkpoint tensor belong to a canonical one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// The first of them.
+    pub start: usize,
+    /// How many they are.
+    pub len: usize,
+    /// How many the checkpoint's tensor has.
+    pub total: usize,
+}
+
+impl Rows {
+    /// Whether these are all there are.
+    pub fn is_all(&self) -> bool {
+        self.len == self.total
+    }
+}
+
+impl<'a> CanonicalTensor<'a> {
+    /// The canonical name.
+    pub fn name(&self) -> String {
+        self.spec.name()
+    }
+
+    /// Module, shape and the config keys behind it.
+    pub fn spec(&self) -> &TensorSpec {
+        &self.spec
+    }
+
+    /// The canonical shape: `[out, in]`, `[rows, dim]`, or `[n]`.
+    pub fn shape(&self) -> &[usize] {
+        &self.spec.shape
+    }
+
+    /// Product of the canonical dimensions.
+    pub fn n_elements(&self) -> usize {
+        self.spec.shape.iter().product()
+    }
+
+    /// Bytes that the canonical tensor occupies in the checkpoint's data type.
+    pub fn bytes(&self) -> u64 {
+        (self.n_elements() * self.source.dtype().size()) as u64
+    }
+
+    /// The checkpoint's tensor: name, data type, bytes, file.
+    pub fn source(&self) -> Tensor<'a> {
+        self.source
+    }
+
+    /// Whether the checkpoint's tensor is `[in, out]`.
+    pub fn is_transposed(&self) -> bool {
+        self.transposed
+    }
+
+    /// Which output rows of the checkpoint's tensor these are.
+    pub fn rows(&self) -> Rows {
+        self.rows
+    }
+
+    /// Whether both are the same numbers of the same checkpoint tensor.
+    pub fn is_same_source(&self, other: &CanonicalTensor<'_>) -> bool {
+        self.source.name() == other.source.name()
+            && self.rows == other.rows
+            && self.transposed == other.transposed
+    }
+
+    /// Writes the canonical tensor to `out`, row-major.
+    ///
+    /// # Errors
+    /// [`TransformerError::BufferSize`] if `out` has another length.
+    pub fn read_f32(&self, out: &mut [f32]) -> Result<(), TransformerError> {
+        let expected = self.n_elements();
+        if out.len() != expected {
+            let (name, found) = (self.name(), out.len());
+            return Err(TransformerError::BufferSize { name, found, expected });
+        }
+        if expected == 0 {
+            return Ok(());
+        }
+        let row_len = expected / self.rows.len;
+        if self.rows.is_all() && (!self.transposed || row_len == 1) {
+            self.source.read_f32(out)?;
+            return Ok(());
+        }
+        let elements = Elements::of(self.source)?;
+        if !self.transposed {
+            elements.read(self.rows.start * row_len, out);
+            return Ok(());
+        }
+        // Sixteen source rows at a time become sixteen neighbouring columns of `out`.
+        const TILE: usize = 16;
+        let width = self.rows.len;
+        let mut tile = vec![0.0f32; TILE * width];
+        for first in (0..row_len).step_by(TILE) {
+            let n = TILE.min(row_len - first);
+            for (idx, row) in tile.chunks_exact_mut(width).take(n).enumerate() {
+                elements.read((first + idx) * self.rows.total + self.rows.start, row);
+            }
+            for (col, out_row) in out.chunks_exact_mut(row_len).enumerate() {
+                for (idx, value) in out_row[first..first + n].iter_mut().enumerate() {
+                    *value = tile[idx * width + col];
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The canonical tensor, row-major.
+    ///
+    /// # Errors
+    /// The checkpoint's tensor can't be read as f32.
+    pub fn to_f32_vec(&self) -> Result<Vec<f32>, TransformerError> {
+        let mut out = vec![0.0; self.n_elements()];
+        self.read_f32(&mut out)?;
+        Ok(out)
+    }
+}
+
+/// A tensor's elements in row-major order, readable from any place.
+enum Elements<'a> {
+    F32(&'a [[u8; 4]]),
+    F16(&'a [[u8; 2]]),
+    BF16(&'a [[u8; 2]]),
+    /// Of a type or in an order that is converted as a whole.
+    Converted(Vec<f32>),
+}
+
+impl<'a> Elements<'a> {
+    fn of(tensor: Tensor<'a>) -> Result<Self, ArtifactError> {
+        let bytes = tensor.bytes();
+        Ok(match tensor.dtype() {
+            DType::F32 if tensor.is_contiguous() => Self::F32(bytes.as_chunks().0),
+            DType::F16 if tensor.is_contiguous() => Self::F16(bytes.as_chunks().0),
+            DType::BF16 if tensor.is_contiguous() => Self::BF16(bytes.as_chunks().0),
+            _ => Self::Converted(tensor.to_f32_vec()?),
+        })
+    }
+
+    /// Fills `out` from element `start` on, as far as there are elements.
+    fn read(&self, start: usize, out: &mut [f32]) {
+        fn convert<const N: usize>(
+            elements: &[[u8; N]],
+            start: usize,
+            out: &mut [f32],
+            decode: impl Fn([u8; N]) -> f32,
+        ) {
+            let elements = elements.get(start..).unwrap_or_default();
+            out.iter_mut().zip(elements).for_each(|(value, bytes)| *value = decode(*bytes));
+        }
+        match self {
+            Self::F32(elements) => convert(elements, start, out, f32::from_le_bytes),
+            Self::F16(elements) => {
+                convert(elements, start, out, |b| half::f16::from_le_bytes(b).to_f32());
+            }
+            Self::BF16(elements) => {
+                convert(elements, start, out, |b| half::bf16::from_le_bytes(b).to_f32());
+            }
+            Self::Converted(elements) => {
+                let elements = elements.get(start..).unwrap_or_default();
+                out.iter_mut().zip(elements).for_each(|(value, element)| *value = *element);
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Errors of candle and of the model's files as the engine's.
+
+use std::path::Path;
+
+use drivetrain_engine::{EngineError, ErrorKind};
+use drivetrain_transformer::TransformerError;
+
+/// An error of candle while computing: shapes are checked at load, so it is a fault of this engine.
+pub(crate) fn compute(error: candle_core::Error) -> EngineError {
+    EngineError::wrap(ErrorKind::Internal, "the computation failed", &error)
+}
+
+/// An error in the model's files. `Unsupported` is for models that are fine but for another
+/// engine.
+pub(crate) fn model(dir: &Path, error: &(dyn std::error::Error + 'static)) -> EngineError {
+    let unsupported = matches!(
+        error.downcast_ref::<TransformerError>(),
+        Some(TransformerError::UnknownFamily { .. } | TransformerError::ConfigUnsupported { .. })
+    );
+    let kind = if unsupported { ErrorKind::Unsupported } else { ErrorKind::BadInput };
+    EngineError::wrap(kind, format!("{}: the model can't be loaded", dir.display()), error)
+}

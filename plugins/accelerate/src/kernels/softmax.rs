@@ -1,0 +1,123 @@
+//! Scores to probabilities: scale, cap, mask and softmax in one pass over each row.
+
+use rayon::prelude::*;
+
+use super::{ARCH, PARALLEL_WORK, exp};
+
+/// What rows of scores mean: row `r` belongs to the query at position
+/// `first_position + r % n_queries`, column `c` to the key at position `first_key + c`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scores {
+    /// Columns.
+    pub(crate) n_keys: usize,
+    /// Position of column 0.
+    pub(crate) first_key: usize,
+    /// Queries of a head.
+    pub(crate) n_queries: usize,
+    /// Position of the first query.
+    pub(crate) first_position: usize,
+    /// Whether keys after the query are hidden.
+    pub(crate) causal: bool,
+    /// Keys `window` or more before the query are hidden.
+    pub(crate) window: Option<usize>,
+    /// Factor on a score.
+    pub(crate) scale: f32,
+    /// `cap * tanh(score / cap)` after the factor.
+    pub(crate) soft_cap: Option<f32>,
+}
+
+impl Scores {
+    /// The columns that row `row` sees.
+    pub(crate) fn visible(&self, row: usize) -> std::ops::Range<usize> {
+        let position = self.first_position + row % self.n_queries.max(1);
+        let end = if self.causal { position + 1 } else { usize::MAX };
+        let start = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let column = |key: usize| key.saturating_sub(self.first_key).min(self.n_keys);
+        column(start)..column(end).max(column(start))
+    }
+}
+
+/// Turns each row of `scores` `[rows, n_keys]` into probabilities.
+pub(crate) fn masked_softmax(scores: &mut [f32], meaning: &Scores) {
+    let n = meaning.n_keys;
+    if n == 0 {
+        return;
+    }
+    let row = |(idx, row): (usize, &mut [f32])| {
+        let visible = meaning.visible(idx);
+        let Some(seen) = row.get_mut(visible.clone()) else { return };
+        ARCH.dispatch(
+            #[inline(always)]
+            || softmax(seen, meaning.scale, meaning.soft_cap),
+        );
+        row[..visible.start].fill(0.0);
+        row[visible.end..].fill(0.0);
+    };
+    if scores.len() < PARALLEL_WORK {
+        scores.chunks_exact_mut(n).enumerate().for_each(row);
+    } else {
+        scores.par_chunks_exact_mut(n).enumerate().for_each(row);
+    }
+}
+
+/// `softmax(cap(scale * x))` in place.
+#[inline(always)]
+pub(super) fn softmax(x: &mut [f32], scale: f32, soft_cap: Option<f32>) {
+    match soft_cap {
+        Some(cap) => x.iter_mut().for_each(|x| *x = cap * (*x * scale / cap).tanh()),
+        None => x.iter_mut().for_each(|x| *x *= scale),
+    }
+    let mut max = f32::NEG_INFINITY;
+    for x in x.iter() {
+        max = if *x > max { *x } else { max };
+    }
+    let mut sum = 0.0f64;
+    for part in x.chunks_mut(super::LANES) {
+        let mut part_sum = 0.0;
+        for x in part {
+            *x = exp(*x - max);
+            part_sum += *x;
+        }
+        sum += f64::from(part_sum);
+    }
+    let norm = (1.0 / sum) as f32;
+    x.iter_mut().for_each(|x| *x *= norm);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meaning(causal: bool, window: Option<usize>) -> Scores {
+        Scores {
+            n_keys: 4,
+            first_key: 0,
+            n_queries: 2,
+            first_position: 2,
+            causal,
+            window,
+            scale: 1.0,
+            soft_cap: None,
+        }
+    }
+
+    #[test]
+    fn masks_follow_positions() {
+        assert_eq!(meaning(true, None).visible(0), 0..3);
+        assert_eq!(meaning(true, None).visible(3), 0..4);
+        assert_eq!(meaning(false, None).visible(0), 0..4);
+        assert_eq!(meaning(true, Some(2)).visible(0), 1..3);
+        let later = Scores { first_key: 2, ..meaning(true, Some(2)) };
+        assert_eq!(later.visible(0), 0..1);
+    }
+
+    #[test]
+    fn rows_become_probabilities() {
+        let mut scores = [0.0, 2f32.ln(), 0.0, 99.0, 1.0, 1.0, 1.0, 1.0];
+        masked_softmax(&mut scores, &meaning(true, None));
+        let expect = [0.25, 0.5, 0.25, 0.0, 0.25, 0.25, 0.25, 0.25];
+        for (found, expect) in scores.iter().zip(expect) {
+            assert!((found - expect).abs() < 1e-6, "{scores:?}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! One layer of a stack: attention, cross-attention, feed-forward, and the norms around them.
+
+use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor, bail};
+use drivetrain_transformer::{Attention, FeedForward, FeedForwardForm};
+
+use crate::attention::{Queries, attend};
+use crate::cache::by_heads;
+use crate::kernels;
+use crate::linear::Linear;
+use crate::norm::NormLayer;
+use crate::rows::{self, contiguous, contiguous_mut};
+
+/// The norms around a branch, as [`drivetrain_transformer::Norms`] has them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BranchNorms {
+    pub(crate) before: Option<NormLayer>,
+    pub(crate) branch_out: Option<NormLayer>,
+    pub(crate) after: Option<NormLayer>,
+}
+
+impl BranchNorms {
+    /// `after(x + branch_out(branch(before(x))))`.
+    fn around(&self, x: &Tensor, branch: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        let mut y = match &self.before {
+            Some(norm) => branch(&norm.forward(x)?)?,
+            None => branch(x)?,
+        };
+        if let Some(norm) = &self.branch_out {
+            y = norm.forward(&y)?;
+        }
+        let sum = rows::add(x, y)?;
+        match &self.after {
+            Some(norm) => norm.forward(&sum),
+            None => Ok(sum),
+        }
+    }
+}
+
+/// Attention to the own sequence.
+#[derive(Clone, Debug)]
+pub(crate) struct SelfAttention {
+    pub(crate) spec: Attention,
+    /// Queries, keys and values in one matrix.
+    pub(crate) qkv: Linear,
+    pub(crate) out: Linear,
+    /// Which of the pass's angles rotate queries and keys.
+    pub(crate) rotary_idx: Option<usize>,
+}
+
+/// Attention to the encoder's output.
+#[derive(Clone, Debug)]
+pub(crate) struct CrossAttention {
+    pub(crate) spec: Attention,
+    pub(crate) q: Linear,
+    /// Keys and values in one matrix.
+    pub(crate) kv: Linear,
+    pub(crate) out: Linear,
+}
+
+/// The feed-forward branch.
+#[derive(Clone, Debug)]
+pub(crate) struct FeedForwardLayer {
+    pub(crate) spec: FeedForward,
+    /// `up`, or `gate` and `up` in one matrix.
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+}
+
+/// A layer.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerWeights {
+    pub(crate) self_attention: SelfAttention,
+    pub(crate) self_attention_norms: BranchNorms,
+    pub(crate) cross_attention: Option<(CrossAttention, BranchNorms)>,
+    pub(crate) feed_forward: FeedForwardLayer,
+    pub(crate) feed_forward_norms: BranchNorms,
+}
+
+/// Cosines and sines of each row's angles: `[n_rows, dim / 2]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Angles {
+    pub(crate) cos: Tensor,
+    pub(crate) sin: Tensor,
+}
+
+/// What a layer asks of the pass it runs in.
+pub(crate) trait Pass {
+    /// Takes the keys and values of the rows, and says what each sequence looks at.
+    fn self_queries(
+        &self,
+        layer_idx: usize,
+        keys: &Tensor,
+        values: &Tensor,
+    ) -> Result<Vec<Queries>>;
+
+    /// What each sequence looks at in its encoder's output.
+    fn cross_queries(&self, layer_idx: usize) -> Result<Vec<Queries>>;
+
+    /// The angles of this number.
+    fn angles(&self, rotary_idx: usize) -> Option<&Angles>;
+}
+
+impl LayerWeights {
+    /// Rows `[n_rows, dim]` through the layer.
+    pub(crate) fn forward(&self, layer_idx: usize, x: &Tensor, pass: &dyn Pass) -> Result<Tensor> {
+        let x = self
+            .self_attention_norms
+            .around(x, |x| self.self_attention.forward(layer_idx, x, pass))?;
+        let x = match &self.cross_attention {
+            Some((attention, norms)) => {
+                norms.around(&x, |x| attention.forward(&pass.cross_queries(layer_idx)?, x))?
+            }
+            None => x,
+        };
+        self.feed_forward_norms.around(&x, |x| self.feed_forward.forward(x))
+    }
+}
+
+impl SelfAttention {
+    fn forward(&self, layer_idx: usize, x: &Tensor, pass: &dyn Pass) -> Result<Tensor> {
+        let (q_width, kv_width) = (self.spec.q_width(), self.spec.kv_width());
+        let qkv = self.qkv.forward(x)?;
+        let mut q = qkv.narrow(1, 0, q_width)?;
+        let mut keys = qkv.narrow(1, q_width, kv_width)?;
+        let values = qkv.narrow(1, q_width + kv_width, kv_width)?;
+        if let Some(angles) = self.rotary_idx.and_then(|idx| pass.angles(idx)) {
+            if qkv.device().is_cpu() {
+                let (n, head_dim) = (q_width + kv_width, self.spec.head_dim as usize);
+                qkv.inplace_op3(&angles.cos, &angles.sin, &Rotate { n, head_dim })?;
+            } else {
+                q = rotated(&q, self.spec.n_heads as usize, angles)?;
+                keys = rotated(&keys, self.spec.n_kv_heads as usize, angles)?;
+            }
+        }
+        let queries = pass.self_queries(layer_idx, &keys, &values)?;
+        self.out.forward(&attend(&q, &queries, &self.spec)?)
+    }
+}
+
+impl CrossAttention {
+    fn forward(&self, queries: &[Queries], x: &Tensor) -> Result<Tensor> {
+        self.out.forward(&attend(&self.q.forward(x)?, queries, &self.spec)?)
+    }
+
+    /// Keys and values of the encoder's output `[n_rows, dim]`: each `[n_rows, kv_width]`.
+    pub(crate) fn keys_values(&self, encoded: &Tensor) -> Result<(Tensor, Tensor)> {
+        let width = self.spec.kv_width();
+        let kv = self.kv.forward(encoded)?;
+        Ok((kv.narrow(1, 0, width)?, kv.narrow(1, width, width)?))
+    }
+}
+
+impl FeedForwardLayer {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let activation = self.spec.activation;
+        let inner = match self.spec.form {
+            FeedForwardForm::Plain => self.up.forward_activated(x, activation)?,
+            FeedForwardForm::Gated => rows::gate(&self.up.forward(x)?, activation)?,
+            FeedForwardForm::Experts { .. } => bail!("experts are refused at load"),
+        };
+        self.down.forward(&inner)
+    }
+}
+
+/// Heads of `x` `[n_rows, n_heads * head_dim]` rotated by candle's operation.
+fn rotated(x: &Tensor, n_heads: usize, angles: &Angles) -> Result<Tensor> {
+    let (n_rows, width) = x.dims2()?;
+    let (head_dim, dim) = (width / n_heads, 2 * angles.cos.dim(1)?);
+    let x = x.reshape((1, n_rows, n_heads, head_dim))?;
+    let turned = x.narrow(3, 0, dim)?.contiguous()?;
+    let turned = candle_nn::rotary_emb::rope_thd(&turned, &angles.cos, &angles.sin)?;
+    let turned = if dim == head_dim {
+        turned
+    } else {
+        Tensor::cat(&[&turned, &x.narrow(3, dim, head_dim - dim)?], 3)?
+    };
+    turned.reshape((n_rows, width))
+}
+
+/// Rotates the first `n` values of each row, which are heads of `head_dim`.
+struct Rotate {
+    n: usize,
+    head_dim: usize,
+}
+
+impl InplaceOp3 for Rotate {
+    fn name(&self) -> &'static str {
+        "rotate"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        xl: &Layout,
+        cos: &CpuStorage,
+        cos_layout: &Layout,
+        sin: &CpuStorage,
+        sin_layout: &Layout,
+    ) -> Result<()> {
+        let ((_, width), (_, half)) = (xl.shape().dims2()?, cos_layout.shape().dims2()?);
+        let angles = contiguous(cos, cos_layout)?.chunks_exact(half);
+        let angles = angles.zip(contiguous(sin, sin_layout)?.chunks_exact(half));
+        let rows = contiguous_mut(x, xl)?.chunks_exact_mut(width);
+        for (row, (cos, sin)) in rows.zip(angles) {
+            let Some(heads) = row.get_mut(..self.n) else { bail!("rows are too short") };
+            kernels::rotate_halves(heads, self.head_dim, cos, sin);
+        }
+        Ok(())
+    }
+}
+
+/// Rows `first..first + n` of `keys` and `values` as what a sequence looks at.
+pub(crate) fn own_block(
+    keys: &Tensor,
+    values: &Tensor,
+    first: usize,
+    n: usize,
+    n_kv_heads: usize,
+) -> Result<crate::attention::KeyValues> {
+    Ok(crate::attention::KeyValues {
+        keys: by_heads(&keys.narrow(0, first, n)?, n_kv_heads)?,
+        values: by_heads(&values.narrow(0, first, n)?, n_kv_heads)?,
+        len: n,
+    })
+}

@@ -1,0 +1,31 @@
+//! The device-map engine: a model's description executed with candle.
+//!
+//! All tokens of a batch form one matrix `[n_tokens, dim]`, whatever sequences they belong to;
+//! projections, norms and activations work on its rows. Only attention looks at sequences, each at
+//! its own keys and values, so there is no padding. Keys and values lie in blocks that sequences
+//! share after a fork.
+//!
+//! Everything is computed in f32. What candle has no fast CPU code for (a few rows times a matrix,
+//! attention of a few queries, norms, activations) has kernels of its own here; on other devices
+//! candle's operations serve.
+#![forbid(unsafe_code)]
+
+mod attention;
+mod cache;
+mod engine;
+mod error;
+mod kernels;
+mod layer;
+mod linear;
+mod load;
+mod memory;
+mod model;
+mod norm;
+mod options;
+mod plan;
+mod rows;
+mod stack;
+
+pub use engine::Accelerate;
+
+drivetrain_engine::export_engine!(Accelerate);

@@ -1,0 +1,269 @@
+//! Canonical weights to tensors on the device.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::{Device, Tensor};
+use drivetrain_engine::{EngineError, ErrorKind, Services};
+use drivetrain_transformer::{
+    Architecture, Attention, AttentionPositions, CanonicalWeights, EmbeddedPositions, Layer, Norm,
+    Norms, Rotary, Stack, TransformerError,
+};
+use rayon::prelude::*;
+
+use crate::error;
+use crate::layer::{BranchNorms, CrossAttention, FeedForwardLayer, LayerWeights, SelfAttention};
+use crate::linear::Linear;
+use crate::norm::NormLayer;
+use crate::stack::{EmbeddingWeights, StackWeights};
+
+const STAGE: &str = "loading weights";
+
+/// Reads tensors, several at a time, and tells the host how far it is.
+pub(crate) struct Loader<'a> {
+    pub(crate) weights: &'a CanonicalWeights<'a>,
+    pub(crate) device: &'a Device,
+    pub(crate) services: &'a Services,
+    dim: usize,
+    done: AtomicU64,
+    total: u64,
+    /// Tables that may be tied, by the name they were first read under.
+    tables: Mutex<HashMap<String, Tensor>>,
+}
+
+type Loaded<T> = Result<T, EngineError>;
+
+impl<'a> Loader<'a> {
+    pub(crate) fn new(
+        architecture: &Architecture,
+        weights: &'a CanonicalWeights<'a>,
+        device: &'a Device,
+        services: &'a Services,
+    ) -> Self {
+        Self {
+            weights,
+            device,
+            services,
+            dim: architecture.dim as usize,
+            done: AtomicU64::new(0),
+            total: weights.total_bytes(),
+            tables: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Whether the model has the tensor.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.weights.contains(name)
+    }
+
+    /// A stack.
+    pub(crate) fn stack(&self, stack: &Stack) -> Loaded<StackWeights> {
+        let mut rotaries: Vec<Rotary> = Vec::new();
+        let rotary_of: Vec<Option<usize>> = stack
+            .layers
+            .iter()
+            .map(|layer| match &layer.self_attention.positions {
+                AttentionPositions::Rotary(rotary) => {
+                    let known = rotaries.iter().position(|known| known == rotary);
+                    Some(known.unwrap_or_else(|| {
+                        rotaries.push(rotary.clone());
+                        rotaries.len() - 1
+                    }))
+                }
+                _ => None,
+            })
+            .collect();
+        let embedding = self.embedding(stack)?;
+        let layers: Loaded<Vec<LayerWeights>> = stack
+            .layers
+            .par_iter()
+            .zip(rotary_of)
+            .enumerate()
+            .map(|(idx, (layer, rotary_idx))| {
+                self.layer(&format!("{}.layers.{idx}", stack.name), layer, rotary_idx)
+            })
+            .collect();
+        let final_norm = self.norm(&format!("{}.final_norm", stack.name), stack.final_norm)?;
+        Ok(StackWeights { embedding, layers: layers?, final_norm, rotaries })
+    }
+
+    fn embedding(&self, stack: &Stack) -> Loaded<EmbeddingWeights> {
+        let embedding = &stack.embedding;
+        let path = |part: &str| format!("{}.embedding.{part}", stack.name);
+        let positions = match embedding.positions {
+            EmbeddedPositions::Learned { offset, .. } => {
+                Some((self.table(&format!("{}.weight", path("positions")))?, offset))
+            }
+            _ => None,
+        };
+        let token_types = (embedding.n_token_types > 0)
+            .then(|| self.table(&format!("{}.weight", path("token_types"))))
+            .transpose()?;
+        Ok(EmbeddingWeights {
+            tokens: self.table(&format!("{}.weight", path("tokens")))?,
+            scale: embedding.scale,
+            positions,
+            token_types,
+            norm: self.norm(&path("norm"), embedding.norm)?,
+        })
+    }
+
+    fn layer(&self, path: &str, layer: &Layer, rotary_idx: Option<usize>) -> Loaded<LayerWeights> {
+        let branch = format!("{path}.self_attention");
+        let self_attention = SelfAttention {
+            qkv: self.fused(&branch, &["q", "k", "v"])?,
+            out: self.fused(&branch, &["o"])?,
+            spec: layer.self_attention.clone(),
+            rotary_idx,
+        };
+        let cross_attention = layer
+            .cross_attention
+            .as_ref()
+            .map(|spec| self.cross_attention(path, spec, layer.cross_attention_norms))
+            .transpose()?;
+        let feed_forward = format!("{path}.feed_forward");
+        let has_gate = self.has(&format!("{feed_forward}.gate.weight"));
+        let up: &[&str] = if has_gate { &["gate", "up"] } else { &["up"] };
+        Ok(LayerWeights {
+            self_attention,
+            self_attention_norms: self.norms(&branch, layer.self_attention_norms)?,
+            cross_attention,
+            feed_forward: FeedForwardLayer {
+                spec: layer.feed_forward,
+                up: self.fused(&feed_forward, up)?,
+                down: self.fused(&feed_forward, &["down"])?,
+            },
+            feed_forward_norms: self.norms(&feed_forward, layer.feed_forward_norms)?,
+        })
+    }
+
+    fn cross_attention(
+        &self,
+        path: &str,
+        spec: &Attention,
+        norms: Norms,
+    ) -> Loaded<(CrossAttention, BranchNorms)> {
+        let branch = format!("{path}.cross_attention");
+        let attention = CrossAttention {
+            spec: spec.clone(),
+            q: self.fused(&branch, &["q"])?,
+            kv: self.fused(&branch, &["k", "v"])?,
+            out: self.fused(&branch, &["o"])?,
+        };
+        Ok((attention, self.norms(&branch, norms)?))
+    }
+
+    fn norms(&self, branch: &str, norms: Norms) -> Loaded<BranchNorms> {
+        Ok(BranchNorms {
+            before: self.norm(&format!("{branch}.norm_before"), norms.before)?,
+            branch_out: self.norm(&format!("{branch}.norm_branch"), norms.branch_out)?,
+            after: self.norm(&format!("{branch}.norm_after"), norms.after)?,
+        })
+    }
+
+    fn norm(&self, path: &str, norm: Option<Norm>) -> Loaded<Option<NormLayer>> {
+        let Some(norm) = norm else { return Ok(None) };
+        let mut weight = self.values(&[format!("{path}.weight")])?;
+        weight.iter_mut().for_each(|w| *w += norm.weight_offset);
+        let bias = if norm.bias {
+            self.values(&[format!("{path}.bias")])?
+        } else {
+            vec![0.0; weight.len()]
+        };
+        Ok(Some(NormLayer {
+            kind: norm.kind,
+            eps: norm.eps as f32,
+            weight: self.tensor(weight, &[self.dim])?,
+            bias: self.tensor(bias, &[self.dim])?,
+        }))
+    }
+
+    /// Matrices of one input stacked into one: their outputs follow one another in a row. A part
+    /// without a bias gets zeros if another part has one.
+    fn fused(&self, path: &str, parts: &[&str]) -> Loaded<Linear> {
+        let names = |what: &str| -> Vec<String> {
+            parts.iter().map(|part| format!("{path}.{part}.{what}")).collect()
+        };
+        let weights = names("weight");
+        let data = self.values(&weights)?;
+        let inputs = self.get(&weights[0])?.shape().last().copied().unwrap_or(1);
+        let rows: Loaded<Vec<usize>> =
+            weights.iter().map(|name| Ok(self.get(name)?.shape()[0])).collect();
+        let rows = rows?;
+        let weight = self.tensor(data, &[rows.iter().sum(), inputs])?;
+        let biases = names("bias");
+        if !biases.iter().any(|name| self.has(name)) {
+            return Linear::new(weight, None).map_err(error::compute);
+        }
+        let mut bias = Vec::with_capacity(rows.iter().sum());
+        for (name, rows) in biases.into_iter().zip(rows) {
+            let has = self.has(&name);
+            bias.extend(if has { self.values(&[name])? } else { vec![0.0; rows] });
+        }
+        let n = bias.len();
+        Linear::new(weight, Some(self.tensor(bias, &[n])?)).map_err(error::compute)
+    }
+
+    /// A matrix that is only read, with its bias if it has one: the pooler.
+    pub(crate) fn linear(&self, path: &str) -> Loaded<Linear> {
+        let (parent, part) = path.rsplit_once('.').unwrap_or(("", path));
+        if parent.is_empty() {
+            let weight = self.table(&format!("{part}.weight"))?;
+            let name = format!("{part}.bias");
+            let bias = self.has(&name).then(|| self.table(&name)).transpose()?;
+            return Linear::new(weight, bias).map_err(error::compute);
+        }
+        self.fused(parent, &[part])
+    }
+
+    /// A tensor that may be tied to one that was read before.
+    pub(crate) fn table(&self, name: &str) -> Loaded<Tensor> {
+        let first = self.weights.first_name(name).unwrap_or_else(|| name.to_owned());
+        let known = |tables: &HashMap<String, Tensor>| tables.get(&first).cloned();
+        if let Some(table) = self.tables.lock().ok().and_then(|tables| known(&tables)) {
+            return Ok(table);
+        }
+        let shape = self.get(name)?.shape().to_vec();
+        let table = self.tensor(self.values(&[name.to_owned()])?, &shape)?;
+        if let Ok(mut tables) = self.tables.lock() {
+            tables.insert(first, table.clone());
+        }
+        Ok(table)
+    }
+
+    fn get(&self, name: &str) -> Loaded<&drivetrain_transformer::CanonicalTensor<'a>> {
+        self.weights.get(name).ok_or_else(|| {
+            let error = TransformerError::NoSuchTensor { name: name.to_owned() };
+            EngineError::wrap(ErrorKind::Internal, "loading the weights", &error)
+        })
+    }
+
+    /// The values of tensors one after the other.
+    fn values(&self, names: &[String]) -> Loaded<Vec<f32>> {
+        let mut n = 0;
+        for name in names {
+            n += self.get(name)?.n_elements();
+        }
+        let mut data = vec![0.0f32; n];
+        let mut rest = data.as_mut_slice();
+        for name in names {
+            if self.services.cancelled() {
+                return Err(EngineError::new(ErrorKind::Cancelled, "loading was cancelled"));
+            }
+            let tensor = self.get(name)?;
+            let (part, after) = rest.split_at_mut(tensor.n_elements());
+            tensor.read_f32(part).map_err(|error| {
+                EngineError::wrap(ErrorKind::BadInput, "reading the weights", &error)
+            })?;
+            rest = after;
+            let done = self.done.fetch_add(tensor.bytes(), Ordering::Relaxed) + tensor.bytes();
+            self.services.progress(STAGE, done.min(self.total), self.total);
+        }
+        Ok(data)
+    }
+
+    fn tensor(&self, data: Vec<f32>, shape: &[usize]) -> Loaded<Tensor> {
+        Tensor::from_vec(data, shape, self.device).map_err(error::compute)
+    }
+}

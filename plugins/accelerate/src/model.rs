@@ -1,0 +1,269 @@
+//! The loaded model: what the host drives.
+
+use candle_core::Tensor;
+use drivetrain_engine::{
+    Batch, EngineError, Outputs, SeqId, TokenModel, TokenModelInfo, Wanted, pool,
+};
+use drivetrain_transformer::Activation;
+use rayon::ThreadPool;
+
+use crate::attention::KeyValues;
+use crate::cache::{Cache, CrossKeyValues};
+use crate::error;
+use crate::layer::own_block;
+use crate::linear::Linear;
+use crate::plan::{Call, Planned, plan};
+use crate::rows::{self, with_values};
+use crate::stack::StackWeights;
+
+/// A model of any kind.
+pub(crate) struct CandleModel {
+    pub(crate) info: TokenModelInfo,
+    pub(crate) n_token_types: u32,
+    pub(crate) weights: ModelWeights,
+    pub(crate) cache: Cache,
+    /// The threads that this model computes on.
+    pub(crate) threads: ThreadPool,
+}
+
+/// The weights of a model.
+#[derive(Debug)]
+pub(crate) struct ModelWeights {
+    pub(crate) encoder: Option<StackWeights>,
+    pub(crate) decoder: Option<StackWeights>,
+    pub(crate) head: Option<Head>,
+    pub(crate) pooler: Option<Linear>,
+}
+
+/// What makes logits of hidden states.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) linear: Linear,
+    pub(crate) scale: Option<f32>,
+    pub(crate) soft_cap: Option<f32>,
+}
+
+/// What a pass leaves, ahead of pooling: rows that some segment needs, in segment order.
+struct Computed {
+    /// `[n_rows, dim]` after the final norm; absent if no segment needs any.
+    hidden: Option<Tensor>,
+    /// `[n_logits_rows, n_logits]`.
+    logits: Option<Tensor>,
+    /// For each segment that wants it, the pooler's output `[1, dim]`, in order.
+    pooled: Option<Tensor>,
+}
+
+impl TokenModel for CandleModel {
+    fn info(&self) -> TokenModelInfo {
+        self.info
+    }
+
+    fn encode(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<(), EngineError> {
+        let (Some(encoder), Some(decoder)) = (&self.weights.encoder, &self.weights.decoder) else {
+            return Err(EngineError::unsupported("this model has no encoder beside its decoder"));
+        };
+        let planned = plan(batch, Call::Encode, &self.info, self.n_token_types, &self.cache)?;
+        self.cache.check_sequences(planned.len())?;
+        self.cache.check_cross_room(planned.iter().map(|segment| segment.n).sum())?;
+        let (computed, born) = self
+            .threads
+            .install(|| {
+                let encoded = encoder.finish(&encoder.forward(batch, &planned, None)?)?;
+                let born = cross_keys_values(decoder, &encoded, &planned)?;
+                let rows = needed_rows(&planned);
+                let hidden = rows::select(&encoded, &rows)?;
+                let hidden = (!rows.is_empty()).then_some(hidden);
+                candle_core::Result::Ok((self.weights.outputs(hidden, &planned)?, born))
+            })
+            .map_err(error::compute)?;
+        write(&computed, &planned, out)?;
+        self.cache.insert(born);
+        Ok(())
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<(), EngineError> {
+        let planned = plan(batch, Call::Forward, &self.info, self.n_token_types, &self.cache)?;
+        let Some(decoder) = &self.weights.decoder else {
+            let Some(encoder) = &self.weights.encoder else {
+                return Err(EngineError::internal("a model without any stack"));
+            };
+            let computed = self
+                .threads
+                .install(|| self.weights.run(encoder, batch, &planned, None))
+                .map_err(error::compute)?;
+            return write(&computed, &planned, out);
+        };
+        let done = self.cache.reserve(&planned).and_then(|()| {
+            let cache = Some(&self.cache);
+            let computed = self
+                .threads
+                .install(|| self.weights.run(decoder, batch, &planned, cache))
+                .map_err(error::compute)?;
+            write(&computed, &planned, out)
+        });
+        match done {
+            Ok(()) => self.cache.commit(&planned),
+            Err(_) => self.cache.roll_back(&planned),
+        }
+        done
+    }
+
+    fn fork(&mut self, from: SeqId, to: SeqId, len: u32) -> Result<(), EngineError> {
+        self.cache.fork(from, to, len as usize)
+    }
+
+    fn truncate(&mut self, sequence: SeqId, len: u32) -> Result<(), EngineError> {
+        self.cache.truncate(sequence, len as usize)
+    }
+
+    fn release(&mut self, sequence: SeqId) {
+        self.cache.release(sequence);
+    }
+
+    fn n_sequences(&self) -> usize {
+        self.cache.n_sequences()
+    }
+}
+
+impl ModelWeights {
+    fn run(
+        &self,
+        stack: &StackWeights,
+        batch: &Batch<'_>,
+        planned: &[Planned],
+        cache: Option<&Cache>,
+    ) -> candle_core::Result<Computed> {
+        let x = stack.forward(batch, planned, cache)?;
+        let rows = needed_rows(planned);
+        if rows.is_empty() {
+            return self.outputs(None, planned);
+        }
+        let hidden = stack.finish(&rows::select(&x, &rows)?)?;
+        self.outputs(Some(hidden), planned)
+    }
+
+    /// Head and pooler over the needed rows.
+    fn outputs(
+        &self,
+        hidden: Option<Tensor>,
+        planned: &[Planned],
+    ) -> candle_core::Result<Computed> {
+        let Some(hidden) = hidden else {
+            return Ok(Computed { hidden: None, logits: None, pooled: None });
+        };
+        let (mut logits_rows, mut pooled_rows) = (Vec::new(), Vec::new());
+        let mut first = 0u32;
+        for segment in planned {
+            let n = needed(segment).len() as u32;
+            match segment.wanted {
+                Wanted::LastLogits | Wanted::AllLogits => logits_rows.extend(first..first + n),
+                Wanted::PooledHead => pooled_rows.push(first),
+                _ => {}
+            }
+            first += n;
+        }
+        let logits = match &self.head {
+            Some(head) if !logits_rows.is_empty() => {
+                Some(head.forward(&rows::select(&hidden, &logits_rows)?)?)
+            }
+            _ => None,
+        };
+        let pooled = match &self.pooler {
+            Some(pooler) if !pooled_rows.is_empty() => {
+                let firsts = rows::select(&hidden, &pooled_rows)?;
+                Some(pooler.forward_activated(&firsts, Activation::Tanh)?)
+            }
+            _ => None,
+        };
+        Ok(Computed { hidden: Some(hidden), logits, pooled })
+    }
+}
+
+impl Head {
+    fn forward(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
+        let logits = match self.scale {
+            Some(scale) => self.linear.forward(&(hidden * f64::from(scale))?)?,
+            None => self.linear.forward(hidden)?,
+        };
+        match self.soft_cap.map(f64::from) {
+            Some(cap) => (logits / cap)?.tanh()? * cap,
+            None => Ok(logits),
+        }
+    }
+}
+
+/// The rows of the batch's matrix that a segment's output is made of.
+fn needed(segment: &Planned) -> std::ops::Range<u32> {
+    let (first, end) = (segment.first_row as u32, (segment.first_row + segment.n) as u32);
+    match segment.wanted {
+        Wanted::Nothing => first..first,
+        Wanted::LastLogits | Wanted::PooledLast => end - 1..end,
+        Wanted::PooledFirst | Wanted::PooledHead => first..first + 1,
+        Wanted::AllLogits | Wanted::Hidden | Wanted::PooledMean | Wanted::PooledMax => first..end,
+    }
+}
+
+fn needed_rows(planned: &[Planned]) -> Vec<u32> {
+    planned.iter().flat_map(needed).collect()
+}
+
+/// What each sequence keeps of the encoder's output `[n_rows, dim]`.
+fn cross_keys_values(
+    decoder: &StackWeights,
+    encoded: &Tensor,
+    planned: &[Planned],
+) -> candle_core::Result<Vec<(SeqId, CrossKeyValues)>> {
+    let empty = |s: &Planned| (s.sequence, CrossKeyValues { layers: Vec::new(), len: s.n });
+    let mut born: Vec<_> = planned.iter().map(empty).collect();
+    for layer in &decoder.layers {
+        let Some((attention, _)) = &layer.cross_attention else { continue };
+        let (keys, values) = attention.keys_values(encoded)?;
+        let n_kv_heads = attention.spec.n_kv_heads as usize;
+        for (segment, (_, cross)) in planned.iter().zip(&mut born) {
+            let block: KeyValues =
+                own_block(&keys, &values, segment.first_row, segment.n, n_kv_heads)?;
+            cross.layers.push(block);
+        }
+    }
+    Ok(born)
+}
+
+/// Writes what was computed to where the host wants it.
+fn write(
+    computed: &Computed,
+    planned: &[Planned],
+    out: &mut Outputs<'_>,
+) -> Result<(), EngineError> {
+    if let Some(logits) = &computed.logits {
+        let n = logits.dim(0).map_err(error::compute)?;
+        let rows = out.next_logits(n)?;
+        with_values(logits, |values| rows.copy_from_slice(values)).map_err(error::compute)?;
+    }
+    let Some(hidden) = &computed.hidden else { return Ok(()) };
+    let dim = hidden.dim(1).map_err(error::compute)?;
+    let pooled = match &computed.pooled {
+        Some(pooled) => with_values(pooled, <[f32]>::to_vec).map_err(error::compute)?,
+        None => Vec::new(),
+    };
+    let mut pooled = pooled.chunks_exact(dim);
+    with_values(hidden, |values| {
+        let mut first = 0;
+        for segment in planned {
+            let n = needed(segment).len();
+            let rows = &values[first * dim..(first + n) * dim];
+            first += n;
+            match segment.wanted {
+                Wanted::Nothing | Wanted::LastLogits | Wanted::AllLogits => {}
+                Wanted::Hidden => out.next_hidden(n)?.copy_from_slice(rows),
+                Wanted::PooledHead => {
+                    if let Some(row) = pooled.next() {
+                        out.next_hidden(1)?.copy_from_slice(row);
+                    }
+                }
+                pooling => pool(pooling, rows, out.next_hidden(1)?),
+            }
+        }
+        Ok(())
+    })
+    .map_err(error::compute)?
+}

@@ -1,0 +1,148 @@
+//! A batch, checked against the model and its sequences before anything is touched.
+
+use std::collections::HashSet;
+
+use drivetrain_engine::{
+    Batch, EngineError, ModelKind, SegmentView, SeqId, TokenModelInfo, Wanted,
+};
+
+use crate::cache::Cache;
+
+/// A segment that can be run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Planned {
+    pub(crate) sequence: SeqId,
+    /// Its first row in the batch's matrix.
+    pub(crate) first_row: usize,
+    /// Its rows.
+    pub(crate) n: usize,
+    /// Position of the first row.
+    pub(crate) position: usize,
+    pub(crate) wanted: Wanted,
+    /// Whether its sequence begins with it.
+    pub(crate) newborn: bool,
+}
+
+/// Which call a batch is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Encode,
+    Forward,
+}
+
+/// Checks `batch` and lays its segments out one after the other.
+///
+/// # Errors
+/// `BadInput` that names the sequence and what is wrong with its segment.
+pub(crate) fn plan(
+    batch: &Batch<'_>,
+    call: Call,
+    info: &TokenModelInfo,
+    n_token_types: u32,
+    cache: &Cache,
+) -> Result<Vec<Planned>, EngineError> {
+    let mut seen = HashSet::new();
+    let mut planned = Vec::with_capacity(batch.segments().len());
+    let mut first_row = 0;
+    for segment in batch.segments() {
+        if !seen.insert(segment.sequence) {
+            return Err(bad(&segment, "appears twice in a batch"));
+        }
+        check_tokens(&segment, info, n_token_types)?;
+        check_wanted(&segment, call, info)?;
+        let newborn = check_place(&segment, call, info, cache)?;
+        let n = segment.tokens.len();
+        planned.push(Planned {
+            sequence: segment.sequence,
+            first_row,
+            n,
+            position: segment.position as usize,
+            wanted: segment.wanted,
+            newborn,
+        });
+        first_row += n;
+    }
+    if first_row > info.max_batch_tokens as usize {
+        return Err(EngineError::bad_input(format!(
+            "the batch has {first_row} tokens; this model takes at most {}",
+            info.max_batch_tokens
+        )));
+    }
+    Ok(planned)
+}
+
+fn bad(segment: &SegmentView<'_>, what: impl std::fmt::Display) -> EngineError {
+    EngineError::bad_input(format!("sequence {} {what}", segment.sequence.0))
+}
+
+fn check_tokens(
+    segment: &SegmentView<'_>,
+    info: &TokenModelInfo,
+    n_token_types: u32,
+) -> Result<(), EngineError> {
+    if let Some(token) = segment.tokens.iter().find(|token| **token >= info.vocab) {
+        let what = format!("has token {token}; the model's vocabulary ends at {}", info.vocab - 1);
+        return Err(bad(segment, what));
+    }
+    let n_types = n_token_types.max(1);
+    if let Some(token_type) = segment.token_types.iter().find(|t| **t >= n_types) {
+        let what = format!("has token type {token_type}; this model knows {n_types}");
+        return Err(bad(segment, what));
+    }
+    Ok(())
+}
+
+fn check_wanted(
+    segment: &SegmentView<'_>,
+    call: Call,
+    info: &TokenModelInfo,
+) -> Result<(), EngineError> {
+    let logits = matches!(segment.wanted, Wanted::LastLogits | Wanted::AllLogits);
+    if logits && (info.n_logits == 0 || call == Call::Encode) {
+        let from = if call == Call::Encode { "an encoder" } else { "a model without a head" };
+        return Err(bad(segment, format!("wants logits of {from}")));
+    }
+    if segment.wanted == Wanted::PooledHead && !info.has_pooler {
+        return Err(bad(segment, "wants the output of a pooler, which this model does not have"));
+    }
+    Ok(())
+}
+
+/// Whether the segment begins its sequence.
+fn check_place(
+    segment: &SegmentView<'_>,
+    call: Call,
+    info: &TokenModelInfo,
+    cache: &Cache,
+) -> Result<bool, EngineError> {
+    let known = cache.len(segment.sequence);
+    let whole_inputs = call == Call::Encode || info.kind == ModelKind::Encoder;
+    let limit = if call == Call::Encode { info.max_encoder_positions } else { info.max_positions };
+    let end = segment.position as usize + segment.tokens.len();
+    if end > limit as usize {
+        return Err(bad(segment, format!("is {end} tokens long; this model takes {limit}")));
+    }
+    if whole_inputs {
+        if segment.position != 0 {
+            let what =
+                format!("begins at position {}; an encoder takes whole inputs", segment.position);
+            return Err(bad(segment, what));
+        }
+        if known.is_some() {
+            return Err(bad(segment, "has been encoded before"));
+        }
+        return Ok(call == Call::Encode);
+    }
+    match known {
+        Some(len) if len == segment.position as usize => Ok(false),
+        Some(len) => {
+            let what = format!("has {len} tokens; the segment says {}", segment.position);
+            Err(bad(segment, what))
+        }
+        None if info.kind == ModelKind::EncoderDecoder => {
+            Err(bad(segment, "is not known; encode its input first"))
+        }
+        None if segment.position == 0 => Ok(true),
+        None => Err(bad(segment, format!("is not known at position {}", segment.position))),
+    }
+}

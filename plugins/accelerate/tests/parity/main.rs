@@ -1,0 +1,10 @@
+//! The engine against transformers: recorded fixtures, unusual configs, the default model.
+#![allow(clippy::unwrap_used, reason = "clippy's exception for tests leaves out their helpers")]
+
+mod behaviour;
+mod conformance;
+mod default_model;
+mod fixtures;
+mod refusals;
+mod support;
+mod variants;
