@@ -31,6 +31,8 @@ impl From<HostError> for ApiError {
                      try again later, or raise job_queue_size)"
                 ),
             ),
+            // Its reason holds the causes already.
+            HostError::Failed { .. } => (FailureKind::ModelUnusable, error.to_string()),
             HostError::ShuttingDown => (FailureKind::ShuttingDown, chain(&error)),
             HostError::Timeout { .. } => (FailureKind::TimedOut, chain(&error)),
             HostError::OutOfMemory { .. } => (FailureKind::OutOfMemory, chain(&error)),

@@ -47,9 +47,11 @@ async fn the_operator_can_set_the_codes() {
 #[tokio::test]
 async fn a_model_without_a_device_turns_ping_to_500() {
     let (answer, served) = with_mode(DEVICE_LOST, &[]).await;
-    assert_eq!(answer.status, 500, "{}", answer.body);
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert_eq!(answer.body.matches("fell off the bus").count(), 1, "{}", answer.body);
     let ping = served.ask(Request::get("/ping").body(Body::empty()).unwrap()).await;
     assert_eq!(ping.status, 500, "{}", ping.body);
+    assert!(ping.body.contains("\"FAILED\""), "{}", ping.body);
     let again = served.post("/invocations", "text/plain", b"serving").await;
     assert!(again.status.is_server_error(), "{}", again.body);
 }
