@@ -72,3 +72,21 @@ fn check_count(n_fields: usize) -> Result<(), ApiError> {
     }
     Err(ApiError::untranslatable(format!("form has more than {MAX_FIELDS} fields")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_urlencoded_form_is_taken_apart_or_refused() {
+        let fields = urlencoded(b"a=1&b=x+y%C3%A9&a=2&c").unwrap();
+        let text: Vec<(&str, &[u8])> =
+            fields.iter().map(|(name, value)| (name.as_str(), &value[..])).collect();
+        let expect: [(&str, &[u8]); 4] =
+            [("a", b"1"), ("b", "x yé".as_bytes()), ("a", b"2"), ("c", b"")];
+        assert_eq!(text, expect);
+        assert!(urlencoded(b"a=%ff").unwrap_err().message.contains("not percent-encoded utf-8"));
+        let many = "a&".repeat(MAX_FIELDS + 1);
+        assert!(urlencoded(many.as_bytes()).unwrap_err().message.contains("more than 1024 fields"));
+    }
+}

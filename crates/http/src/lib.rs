@@ -4,6 +4,8 @@
 //! answers requests, and can be driven without a socket; [`Server`] puts it on listeners and takes
 //! it down again without losing a request.
 
+#![forbid(unsafe_code)]
+
 mod accept;
 mod answer;
 mod app;

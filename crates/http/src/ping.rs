@@ -83,3 +83,48 @@ fn badness(status: &ModelStatus) -> u8 {
         _ => 2,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::server_json;
+
+    fn check(states: &[(&str, ModelStatus)], status: u16, multi_status: u16, body: &str) {
+        let states: Vec<_> =
+            states.iter().map(|(name, status)| ((*name).to_owned(), status.clone())).collect();
+        assert_eq!(ping_status(&states, false), status, "{states:?}");
+        assert_eq!(ping_status(&states, true), multi_status, "{states:?}");
+        let json: serde_json::Value =
+            serde_json::from_slice(&server_json(&PingBody(&states))).unwrap();
+        assert_eq!(json.to_string(), body);
+    }
+
+    #[test]
+    fn the_worst_model_decides() {
+        let ready = ModelStatus::Ready;
+        let loading = || ModelStatus::Loading { stage: "weights".to_owned(), done: 1, total: 2 };
+        let unhealthy = || ModelStatus::Unhealthy { reason: "no heartbeat".to_owned() };
+        let failed = || ModelStatus::Failed { reason: "no such file".to_owned() };
+        check(&[], 200, 200, "{}");
+        check(&[("a", ready.clone())], 200, 200, r#"{"a":{"status":"Healthy"}}"#);
+        check(
+            &[("a", ready.clone()), ("b", loading())],
+            200,
+            207,
+            r#"{"a":{"status":"Healthy"},"b":{"status":"PENDING"}}"#,
+        );
+        check(&[("a", unhealthy())], 500, 500, r#"{"a":{"status":"Unhealthy"}}"#);
+        check(
+            &[("a", loading()), ("b", failed())],
+            500,
+            500,
+            r#"{"a":{"status":"PENDING"},"b":{"status":"FAILED"}}"#,
+        );
+        check(
+            &[("a", ready), ("a", failed()), ("a", loading())],
+            500,
+            500,
+            r#"{"a":{"status":"FAILED"}}"#,
+        );
+    }
+}

@@ -13,22 +13,22 @@ use drivetrain_engine::{
 
 /// What a test changes while a model runs.
 #[derive(Debug, Default)]
-pub struct Controls {
+pub(crate) struct Controls {
     /// Sleep of each forward pass, in ms.
-    pub pass_ms: AtomicU64,
+    pub(crate) pass_ms: AtomicU64,
     /// 0 answers; 1 writes NaN; from 2 on each pass fails with the kind of that number.
-    pub mode: AtomicU8,
+    pub(crate) mode: AtomicU8,
     /// Passes begun.
-    pub n_passes: AtomicUsize,
+    pub(crate) n_passes: AtomicUsize,
     /// Frames that a request model sent and somebody took.
-    pub n_frames: AtomicUsize,
+    pub(crate) n_frames: AtomicUsize,
 }
 
-pub const NAN: u8 = 1;
-pub const BAD_INPUT: u8 = 2;
-pub const OUT_OF_MEMORY: u8 = 3;
-pub const DEVICE_LOST: u8 = 4;
-pub const INTERNAL: u8 = 5;
+pub(crate) const NAN: u8 = 1;
+pub(crate) const BAD_INPUT: u8 = 2;
+pub(crate) const OUT_OF_MEMORY: u8 = 3;
+pub(crate) const DEVICE_LOST: u8 = 4;
+pub(crate) const INTERNAL: u8 = 5;
 
 /// The end token of the shipped model's tokenizer.
 const END: u32 = 2;
@@ -39,7 +39,7 @@ const VOCAB: u32 = 512;
 /// An encoder-decoder model. Its hidden states are `[token id, position]`; it says the token 10
 /// at every position up to 1,000, where it ends.
 #[derive(Clone, Debug, Default)]
-pub struct Counting(pub Arc<Controls>);
+pub(crate) struct Counting(pub(crate) Arc<Controls>);
 
 impl Engine for Counting {
     fn info(&self) -> EngineInfo {
@@ -157,7 +157,7 @@ impl TokenModel for CountingModel {
 
 /// A request model that does what the body's first word says.
 #[derive(Clone, Debug, Default)]
-pub struct Obedient(pub Arc<Controls>);
+pub(crate) struct Obedient(pub(crate) Arc<Controls>);
 
 impl Engine for Obedient {
     fn info(&self) -> EngineInfo {

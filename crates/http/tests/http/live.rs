@@ -26,7 +26,7 @@ const LIMITS: Limits = Limits {
 };
 
 struct Live {
-    served: Served,
+    _served: Served,
     port: u16,
     stop: oneshot::Sender<()>,
     running: JoinHandle<()>,
@@ -47,7 +47,7 @@ impl Live {
         let running = tokio::spawn(server.run(async move {
             let _ = stopped.await;
         }));
-        Self { served, port, stop, running }
+        Self { _served: served, port, stop, running }
     }
 
     async fn connect(&self) -> TcpStream {

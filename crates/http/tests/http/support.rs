@@ -14,23 +14,23 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 /// A host, its configuration, and the directory its model lies in.
-pub struct Served {
-    pub host: Host,
-    pub config: Arc<ServerConfig>,
-    pub model: ModelHandle,
+pub(crate) struct Served {
+    pub(crate) host: Host,
+    pub(crate) config: Arc<ServerConfig>,
+    pub(crate) model: ModelHandle,
     _dir: TempDir,
 }
 
 /// A reply, read to its end.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
 }
 
 /// The settings of a test: a free port, nothing loaded, and `settings` (`SERVING_..` variables).
-pub fn config(settings: &[(&str, &str)]) -> Arc<ServerConfig> {
+pub(crate) fn config(settings: &[(&str, &str)]) -> Arc<ServerConfig> {
     let fixed = [
         ("SERVING_INFERENCE_ADDRESS", "http://127.0.0.1:0"),
         ("SERVING_MANAGEMENT_ADDRESS", "http://127.0.0.1:0"),
@@ -46,14 +46,22 @@ pub fn config(settings: &[(&str, &str)]) -> Arc<ServerConfig> {
 
 impl Served {
     /// `engine` serving `task` as the model `m`, ready, under `settings`.
-    pub fn new(engine: impl Engine + 'static, task: &str, settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(
+        engine: impl Engine + 'static,
+        task: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let served = Self::loading(engine, task, settings);
         served.model.wait_ready_blocking().unwrap();
         served
     }
 
     /// As [`Served::new`], without waiting.
-    pub fn loading(engine: impl Engine + 'static, task: &str, settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn loading(
+        engine: impl Engine + 'static,
+        task: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let mut config = config(settings);
         let dir = model_dir(&format!("engine={}\noption.task={task}\n", engine.info().name));
         let mut spec = ModelSpec::at(dir.path().display().to_string());
@@ -68,16 +76,16 @@ impl Served {
         Self { host, config, model, _dir: dir }
     }
 
-    pub fn router(&self) -> Router {
+    pub(crate) fn router(&self) -> Router {
         drivetrain_http::router(self.host.clone(), Arc::clone(&self.config))
     }
 
-    pub async fn ask(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn ask(&self, request: Request<Body>) -> Answer {
         read(self.router().oneshot(request).await.unwrap()).await
     }
 
     /// `POST path` with a content type, unless it is empty, and a body.
-    pub async fn post(&self, path: &str, content_type: &str, body: &[u8]) -> Answer {
+    pub(crate) async fn post(&self, path: &str, content_type: &str, body: &[u8]) -> Answer {
         self.ask(post(path, content_type, body)).await
     }
 }
@@ -99,7 +107,7 @@ fn model_dir(properties: &str) -> TempDir {
     dir
 }
 
-pub fn post(path: &str, content_type: &str, body: &[u8]) -> Request<Body> {
+pub(crate) fn post(path: &str, content_type: &str, body: &[u8]) -> Request<Body> {
     let mut request = Request::post(path);
     if !content_type.is_empty() {
         request = request.header("content-type", content_type);
@@ -107,7 +115,7 @@ pub fn post(path: &str, content_type: &str, body: &[u8]) -> Request<Body> {
     request.body(Body::from(body.to_vec())).unwrap()
 }
 
-pub async fn read(response: Response<Body>) -> Answer {
+pub(crate) async fn read(response: Response<Body>) -> Answer {
     let (parts, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     Answer {
