@@ -181,7 +181,11 @@ fn every_kind_of_model_and_goal_comes_through() {
         (ModelKind::Encoder, vec![hidden(&[], &[5; 40]), hidden(&[], &[1]), hidden(&[], &[6; 90])]),
         (
             ModelKind::EncoderDecoder,
-            vec![generate(&[7; 50], &[2], 12), generate(&[8; 30], &[2], 1), hidden(&[3, 4], &[2, 3])],
+            vec![
+                generate(&[7; 50], &[2], 12),
+                generate(&[8; 30], &[2], 1),
+                hidden(&[3, 4], &[2, 3]),
+            ],
         ),
     ] {
         let mut bench = Bench::of(kind);
