@@ -213,14 +213,33 @@ fn what_does_not_load_says_why() {
     let set = |properties| dir_of(ModelKind::Decoder, properties);
     check(decoder, set("engine=nonesuch"), &["engine=nonesuch", "found: fake"]);
     check(decoder, set("option.task=dancing"), &["option.task", "dancing", "feature-extraction"]);
-    check(decoder, set("option.task=summarization"), &["summarization", "decoder-only", "text-generation"]);
-    check(decoder, set("option.model_id=facebook/bart-base"), &["option.model_id=facebook/bart-base", "hub"]);
-    check(decoder, set("option.model_id=s3://bucket/x"), &["option.model_id=s3://bucket/x", "local"]);
+    check(
+        decoder,
+        set("option.task=summarization"),
+        &["summarization", "decoder-only", "text-generation"],
+    );
+    check(
+        decoder,
+        set("option.model_id=facebook/bart-base"),
+        &["option.model_id=facebook/bart-base", "hub"],
+    );
+    check(
+        decoder,
+        set("option.model_id=s3://bucket/x"),
+        &["option.model_id=s3://bucket/x", "local"],
+    );
     let narrow = TokenModelInfo { vocab: 30, ..decoder };
     check(narrow, set(""), &["ids go up to 39", "30 rows"]);
     let odd = TokenModelInfo { max_batch_tokens: 0, ..decoder };
     check(odd, set(""), &["max_batch_tokens"]);
-    check(info(ModelKind::EncoderDecoder), dir_of(ModelKind::Encoder, ""), &["BertModel", "option.task"]);
+    check(
+        info(ModelKind::EncoderDecoder),
+        dir_of(ModelKind::Encoder, ""),
+        &["BertModel", "option.task"],
+    );
+    let dir = set("");
+    write(dir.path(), "generation_config.json", r#"{"forced_bos_token_id": 40}"#);
+    check(decoder, dir, &["forced_bos_token_id=40", "tokens 0 to 39"]);
     let mut engine = FakeEngine::new("fake", decoder);
     engine.refuses = Some(EngineError::bad_input("model.safetensors: cut short"));
     assert!(load_failure(engine, &set("")).contains("cut short"));

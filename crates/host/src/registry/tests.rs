@@ -56,7 +56,10 @@ fn a_missing_engine_is_told_with_those_there_are() {
     let mut registry = EngineRegistry::discover(&[dir.path().join("absent"), dir.path().into()]);
     assert_eq!(registry.rejected().len(), 1);
     let message = registry.select(&EngineChoice::Auto).err().unwrap().to_string();
-    assert!(message.contains("there is no engine") && message.contains("libbroken.so"), "{message}");
+    assert!(
+        message.contains("there is no engine") && message.contains("libbroken.so"),
+        "{message}"
+    );
     registry.add(Arc::new(FakeEngine::new("accelerate", info(ModelKind::Decoder))));
     let message = registry.select(&named("nonesuch")).err().unwrap().to_string();
     let expect = "engine=nonesuch: there is no engine of this name; found: accelerate";

@@ -90,10 +90,7 @@ async fn a_drain_ends_all_by_its_deadline() {
     assert_eq!(one.finish, FinishReason::Shutdown);
     assert!(one.n_tokens > 0 && one.n_tokens < 62);
     assert!(matches!(queued.await.unwrap(), Err(HostError::ShuttingDown)));
-    assert!(matches!(
-        served.host.load(&ModelSpec::at("/nowhere")),
-        Err(HostError::ShuttingDown)
-    ));
+    assert!(matches!(served.host.load(&ModelSpec::at("/nowhere")), Err(HostError::ShuttingDown)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +135,8 @@ async fn a_silent_engine_is_unhealthy_until_it_speaks() {
 fn an_ill_engine_is_unhealthy_and_a_stuck_load_ends() {
     let served = serve(ModelKind::Decoder, "");
     served.engine.book.lock().unwrap().illness = Some(EngineError::internal("too hot"));
-    let is_ill = |status| matches!(status, ModelStatus::Unhealthy { reason } if reason == "too hot");
+    let is_ill =
+        |status| matches!(status, ModelStatus::Unhealthy { reason } if reason == "too hot");
     wait_until(|| is_ill(served.model.status()));
     let dir = dir_of(ModelKind::Decoder, "option.stuck=true\nmodel_loading_timeout=1\n");
     let reason = load_failure(FakeEngine::new("fake", info(ModelKind::Decoder)), &dir);
