@@ -237,6 +237,9 @@ fn what_does_not_load_says_why() {
         dir_of(ModelKind::Encoder, ""),
         &["BertModel", "option.task"],
     );
+    let dir = set("");
+    write(dir.path(), "generation_config.json", r#"{"forced_bos_token_id": 40}"#);
+    check(decoder, dir, &["forced_bos_token_id=40", "tokens 0 to 39"]);
     let mut engine = FakeEngine::new("fake", decoder);
     engine.refuses = Some(EngineError::bad_input("model.safetensors: cut short"));
     assert!(load_failure(engine, &set("")).contains("cut short"));

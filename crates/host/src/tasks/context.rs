@@ -63,6 +63,7 @@ impl TaskContext {
         }
         let task = choose(wanted, &text)?;
         check_kind(model, task, info)?;
+        check_tokens(task, &text, info)?;
         let json = text.config.as_ref().map(|config| &config.json);
         let configured = json.map(|json: &JsonFile| json.opt_u32("decoder_start_token_id"));
         let shift_start =
@@ -286,6 +287,23 @@ fn check_kind(model: &str, task: Task, info: &TokenModelInfo) -> Result<(), Host
     };
     let (model, task) = (model.to_owned(), task.name().to_owned());
     Err(HostError::TaskModel { model, task, needs, is, allowed: allowed.to_owned() })
+}
+
+/// Whether the tokens that generation puts in by itself are the model's.
+fn check_tokens(task: Task, text: &ModelText, info: &TokenModelInfo) -> Result<(), HostError> {
+    let generation = &text.generation;
+    let forced_eos = generation.forced_eos_token_id.iter().copied().max();
+    let tokens = [
+        ("decoder_start_token_id", generation.decoder_start_token_id, info.vocab),
+        ("forced_bos_token_id", generation.forced_bos_token_id, info.n_logits),
+        ("forced_eos_token_id", forced_eos, info.n_logits),
+    ];
+    for (key, id, n_ids) in tokens {
+        if let Some(id) = id.filter(|id| *id >= n_ids && task.generates()) {
+            return Err(HostError::TokenOutOfRange { dir: text.dir.clone(), key, id, n_ids });
+        }
+    }
+    Ok(())
 }
 
 /// What the model's files say of generation, said once where this version can't follow.
