@@ -2,16 +2,15 @@
 
 use std::path::Path;
 
-use drivetrain_tests::{Reference, Server, archive, copy_model, fixture, largest_difference, write};
+use drivetrain_tests::{
+    Reference, Server, archive, copy_model, fixture, largest_difference, write,
+};
 
 const TOLERANCE: f32 = 1e-4;
 
 /// The article's properties, with the model's id replaced by a directory.
 fn properties(model: &Path) -> String {
-    format!(
-        "engine=Python\noption.model_id={}\noption.task=feature-extraction\n",
-        model.display()
-    )
+    format!("engine=Python\noption.model_id={}\noption.task=feature-extraction\n", model.display())
 }
 
 fn check(server: &Server) {

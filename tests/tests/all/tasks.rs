@@ -42,7 +42,8 @@ fn decoders_generate_what_transformers_generates() {
 #[test]
 fn bart_answers_text_to_text_and_summarises() {
     let reference = Reference::read(&fixture("bart")).unwrap();
-    for (task, key) in [("text2text-generation", "generated_text"), ("summarization", "summary_text")]
+    for (task, key) in
+        [("text2text-generation", "generated_text"), ("summarization", "summary_text")]
     {
         let (server, _dir) = serve("bart", task);
         let prompts = [reference.prompt(0).unwrap(), reference.prompt(1).unwrap()];
