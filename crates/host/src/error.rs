@@ -125,6 +125,18 @@ pub enum HostError {
         /// Rows of the input embedding.
         n_rows: u32,
     },
+    /// The generation configuration names a token that the model does not have.
+    #[error("{}: the generation configuration says {key}={id}, and the model has tokens 0 to {}", dir.display(), n_ids.saturating_sub(1))]
+    TokenOutOfRange {
+        /// The model's directory.
+        dir: PathBuf,
+        /// The setting.
+        key: &'static str,
+        /// The token's id.
+        id: u32,
+        /// How many tokens there are.
+        n_ids: u32,
+    },
     /// `option.task` names no task.
     #[error("option.task: {0}")]
     UnknownTask(UnknownTask),

@@ -190,3 +190,6 @@ impl fmt::Debug for Host {
         f.debug_struct("Host").field("models", &*self.read()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@
 
 mod activity;
 mod error;
+#[cfg(test)]
+mod fake;
 mod host;
 mod logits;
 mod memory;

@@ -15,7 +15,6 @@ use drivetrain_engine::{
 };
 
 use super::inbox::Inbox;
-use super::lifecycle::Lifecycle;
 use super::request_pool::{RawJob, RequestPool, panic_text};
 use super::services::ModelServices;
 use super::token_worker::TokenWorker;

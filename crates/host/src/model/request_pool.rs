@@ -59,7 +59,9 @@ impl RequestPool {
                 }
             }
             let end = self.watch(model, || threads.iter().all(|thread| thread.is_finished()));
-            if end.is_err() {
+            if let Err(error) = &end {
+                // The threads may be stuck in calls: say what is the matter before waiting for them.
+                self.lifecycle.fail(error.clone());
                 self.inbox.abandon();
             }
             end

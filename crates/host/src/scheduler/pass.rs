@@ -161,6 +161,21 @@ impl Pass {
     }
 }
 
+#[cfg(test)]
+impl Pass {
+    /// How much the buffers hold without growing.
+    pub(crate) fn capacities(&self) -> [usize; 6] {
+        [
+            self.segments.capacity(),
+            self.tokens.capacity(),
+            self.token_types.capacity(),
+            self.owners.capacity(),
+            self.logits.capacity(),
+            self.hidden.capacity(),
+        ]
+    }
+}
+
 fn grow(buffer: &mut Vec<f32>, len: usize) {
     if buffer.len() < len {
         buffer.resize(len, 0.0);

@@ -1,6 +1,6 @@
 //! A loaded model's task: what turns requests into work and outcomes into replies.
 
-use drivetrain_artifacts::JsonFile;
+use drivetrain_artifacts::{DecodeSpecial, JsonFile, SpecialTokens};
 use drivetrain_engine::{EngineError, ModelKind, TokenModelInfo};
 use serde_json::Value;
 
@@ -26,7 +26,7 @@ pub(crate) struct TaskContext {
 pub(crate) struct Prepared {
     pub(super) items: Vec<Item>,
     /// Whether replies keep special tokens.
-    pub(super) keeps_special: bool,
+    pub(super) special: DecodeSpecial,
     /// Whether `text-generation` puts the prompt before the new text.
     pub(super) is_full_text: bool,
 }
@@ -63,6 +63,7 @@ impl TaskContext {
         }
         let task = choose(wanted, &text)?;
         check_kind(model, task, info)?;
+        check_tokens(task, &text, info)?;
         let json = text.config.as_ref().map(|config| &config.json);
         let configured = json.map(|json: &JsonFile| json.opt_u32("decoder_start_token_id"));
         let shift_start =
@@ -126,7 +127,7 @@ impl TaskContext {
 
     /// The text of `ids`, as the request wants it.
     pub(super) fn decode(&self, prepared: &Prepared, ids: &[u32]) -> Result<String, HostError> {
-        if prepared.keeps_special { self.text.decode_all(ids) } else { self.text.decode(ids) }
+        self.text.decode(ids, prepared.special)
     }
 
     /// The new tokens of an outcome as text.
@@ -157,8 +158,7 @@ impl TaskContext {
         text: &str,
         how: &Encoding,
     ) -> Result<Encoded, HostError> {
-        let mut encoded =
-            if how.adds_special { self.text.encode(text)? } else { self.text.encode_bare(text)? };
+        let mut encoded = self.text.encode(text, how.special)?;
         let found = encoded.ids.len();
         if how.truncates {
             if !encoded.cut(how.cut_limit.min(how.limit)) {
@@ -186,7 +186,7 @@ pub(super) struct Encoding {
     /// What texts are cut to, where they are.
     pub(super) cut_limit: usize,
     pub(super) truncates: bool,
-    pub(super) adds_special: bool,
+    pub(super) special: SpecialTokens,
 }
 
 impl Encoding {
@@ -216,9 +216,20 @@ impl Encoding {
             limit,
             cut_limit: known.unwrap_or(limit),
             truncates: either(&truncation)?.unwrap_or(false),
-            adds_special: either(&|p| p.flag("add_special_tokens"))?.unwrap_or(true),
+            special: match either(&|p| p.flag("add_special_tokens"))? {
+                Some(false) => SpecialTokens::None,
+                _ => SpecialTokens::Add,
+            },
         })
     }
+}
+
+/// Whether the reply keeps special tokens: `skip_special_tokens`.
+pub(super) fn decode_special(params: Params<'_>) -> Result<DecodeSpecial, HostError> {
+    Ok(match params.flag("skip_special_tokens")? {
+        Some(false) => DecodeSpecial::Keep,
+        _ => DecodeSpecial::Skip,
+    })
 }
 
 /// `truncation`: a truth value, or one of the tokenizer's strategies.
@@ -276,6 +287,23 @@ fn check_kind(model: &str, task: Task, info: &TokenModelInfo) -> Result<(), Host
     };
     let (model, task) = (model.to_owned(), task.name().to_owned());
     Err(HostError::TaskModel { model, task, needs, is, allowed: allowed.to_owned() })
+}
+
+/// Whether the tokens that generation puts in by itself are the model's.
+fn check_tokens(task: Task, text: &ModelText, info: &TokenModelInfo) -> Result<(), HostError> {
+    let generation = &text.generation;
+    let forced_eos = generation.forced_eos_token_id.iter().copied().max();
+    let tokens = [
+        ("decoder_start_token_id", generation.decoder_start_token_id, info.vocab),
+        ("forced_bos_token_id", generation.forced_bos_token_id, info.n_logits),
+        ("forced_eos_token_id", forced_eos, info.n_logits),
+    ];
+    for (key, id, n_ids) in tokens {
+        if let Some(id) = id.filter(|id| *id >= n_ids && task.generates()) {
+            return Err(HostError::TokenOutOfRange { dir: text.dir.clone(), key, id, n_ids });
+        }
+    }
+    Ok(())
 }
 
 /// What the model's files say of generation, said once where this version can't follow.

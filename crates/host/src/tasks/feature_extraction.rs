@@ -2,6 +2,7 @@
 //! pipeline of that name gives the model's first output. Of a model with encoder and decoder that
 //! is the decoder's, over the input that the model's class makes of the encoder's.
 
+use drivetrain_artifacts::DecodeSpecial;
 use drivetrain_engine::{DefaultDecoderInput, EngineError, ModelKind};
 
 use super::context::{Encoding, Item, Prepared, TaskContext};
@@ -44,7 +45,7 @@ pub(super) fn prepare(
             }
         });
     }
-    Ok((works, Prepared { items, keeps_special: false, is_full_text: false }))
+    Ok((works, Prepared { items, special: DecodeSpecial::Skip, is_full_text: false }))
 }
 
 /// What the decoder reads when nobody says what.

@@ -2,23 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use drivetrain_artifacts::{GenerationConfig, ModelConfig, ModelDir};
+use drivetrain_artifacts::{
+    DecodeSpecial, Encoding, GenerationConfig, ModelConfig, ModelDir, SpecialTokens, Tokenizer,
+};
 
 use crate::HostError;
 
 /// Text to tokens and back.
 pub(crate) trait Text: Send + Sync {
-    /// The tokens of `text`, with the special ones that belong around it.
-    fn encode(&self, text: &str) -> Result<Encoded, HostError>;
+    /// The tokens of `text`.
+    fn encode(&self, text: &str, special: SpecialTokens) -> Result<Encoded, HostError>;
 
-    /// The tokens of `text` alone.
-    fn encode_bare(&self, text: &str) -> Result<Encoded, HostError>;
-
-    /// The text of `ids` without special tokens.
-    fn decode(&self, ids: &[u32]) -> Result<String, HostError>;
-
-    /// The text of `ids` with special tokens.
-    fn decode_all(&self, ids: &[u32]) -> Result<String, HostError>;
+    /// The text of `ids`.
+    fn decode(&self, ids: &[u32], special: DecodeSpecial) -> Result<String, HostError>;
 
     /// The length the tokenizer cuts to where it is told to cut, if it knows one.
     fn max_length(&self) -> Option<usize>;
@@ -28,6 +24,29 @@ pub(crate) trait Text: Send + Sync {
 
     /// The highest id plus 1.
     fn n_ids(&self) -> u32;
+}
+
+impl Text for Tokenizer {
+    fn encode(&self, text: &str, special: SpecialTokens) -> Result<Encoded, HostError> {
+        let Encoding { ids, type_ids, special, .. } = Self::encode(self, text, special)?;
+        Ok(Encoded { ids, type_ids, special })
+    }
+
+    fn decode(&self, ids: &[u32], special: DecodeSpecial) -> Result<String, HostError> {
+        Ok(Self::decode(self, ids, special)?)
+    }
+
+    fn max_length(&self) -> Option<usize> {
+        self.model_max_length().map(|n| n as usize)
+    }
+
+    fn bos(&self) -> Option<u32> {
+        self.bos_token_id()
+    }
+
+    fn n_ids(&self) -> u32 {
+        self.vocab_size()
+    }
 }
 
 /// A text as tokens.
@@ -56,10 +75,8 @@ impl Encoded {
         };
         let gone = n_head + n_kept..n - n_tail;
         self.ids.drain(gone.clone());
-        for list in [&mut self.type_ids] {
-            if list.len() == n {
-                list.drain(gone.clone());
-            }
+        if self.type_ids.len() == n {
+            self.type_ids.drain(gone.clone());
         }
         if self.special.len() == n {
             self.special.drain(gone);
@@ -89,7 +106,7 @@ impl ModelText {
             Some(config) => GenerationConfig::read(files, config)?,
             None => GenerationConfig::default(),
         };
-        let text = tokenizer(files)?;
+        let text = Box::new(Tokenizer::read(files)?);
         Ok(Self { dir: files.path().to_owned(), config, generation, text })
     }
 
@@ -100,10 +117,6 @@ impl ModelText {
             None => Path::new(&self.dir).join("config.json"),
         }
     }
-}
-
-fn tokenizer(files: &ModelDir) -> Result<Box<dyn Text>, HostError> {
-    Err(HostError::bad_request(format!("{}: no tokenizer", files.path().display())))
 }
 
 #[cfg(test)]

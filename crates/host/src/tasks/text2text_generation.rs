@@ -1,6 +1,6 @@
 //! `text2text-generation`: what an encoder-decoder model says to each input.
 
-use super::context::{Encoding, Item, Prepared, TaskContext};
+use super::context::{Encoding, Item, Prepared, TaskContext, decode_special};
 use super::{Task, TaskReply, TaskRequest};
 use crate::HostError;
 use crate::logits::{GenerationParams, Params};
@@ -14,7 +14,7 @@ pub(super) fn prepare(
     let generation = GenerationParams::read(params, &context.defaults)?;
     let limit = context.limits().info.max_encoder_positions as usize;
     let how = Encoding::read(context, params, limit)?;
-    let keeps_special = !params.flag("skip_special_tokens")?.unwrap_or(true);
+    let special = decode_special(params)?;
     let start = start(context, params)?;
     // The decoder always starts with the start token alone.
     let rules = generation.rules(1)?;
@@ -31,7 +31,7 @@ pub(super) fn prepare(
         let goal = Goal::Generate(rules.clone());
         works.push(Work { encoder, tokens: vec![start], token_types: Vec::new(), goal });
     }
-    Ok((works, Prepared { items, keeps_special, is_full_text: false }))
+    Ok((works, Prepared { items, special, is_full_text: false }))
 }
 
 /// The token a decoder starts with.

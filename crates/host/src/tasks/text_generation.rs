@@ -1,7 +1,7 @@
 //! `text-generation`: how a decoder-only model continues each input, as transformers' pipeline of
 //! that name: the reply has the prompt before the new text unless `return_full_text` is false.
 
-use super::context::{Encoding, Item, Prepared, Prompt, TaskContext};
+use super::context::{Encoding, Item, Prepared, Prompt, TaskContext, decode_special};
 use super::{Generated, Task, TaskReply, TaskRequest};
 use crate::HostError;
 use crate::logits::{GenerationParams, Params};
@@ -17,7 +17,7 @@ pub(super) fn prepare(
     let mut how = Encoding::read(context, params, limit)?;
     how.cut_limit = how.cut_limit.min(generation.prompt_room());
     let is_full_text = params.flag("return_full_text")?.unwrap_or(true);
-    let keeps_special = !params.flag("skip_special_tokens")?.unwrap_or(true);
+    let special = decode_special(params)?;
     let mut works = Vec::with_capacity(request.inputs.len());
     let mut items = Vec::with_capacity(request.inputs.len());
     for (idx, text) in request.inputs.iter().enumerate() {
@@ -31,7 +31,7 @@ pub(super) fn prepare(
         let goal = Goal::Generate(rules);
         works.push(Work { encoder: Vec::new(), tokens, token_types: Vec::new(), goal });
     }
-    Ok((works, Prepared { items, keeps_special, is_full_text }))
+    Ok((works, Prepared { items, special, is_full_text }))
 }
 
 fn start(context: &TaskContext, idx: usize) -> Result<u32, HostError> {
