@@ -25,13 +25,14 @@ pub(super) fn clean_up(text: &str) -> String {
 }
 
 /// How much of a cleaned text stays as it is whatever is appended before cleaning. No replacement
-/// reaches over three letters in a row, so everything up to the end of the last such place is safe.
+/// reaches over a character that occurs in none, or over three letters in a row, so everything up to
+/// the end of the last such place is safe.
 pub(super) fn stable_len(text: &str) -> usize {
     let mut stable = 0;
     let mut run = 0;
     for (at, c) in text.char_indices() {
         run = if c.is_alphabetic() { run + 1 } else { 0 };
-        if run >= 3 {
+        if run >= 3 || !" .?!,'ntmsver".contains(c) {
             stable = at + c.len_utf8();
         }
     }

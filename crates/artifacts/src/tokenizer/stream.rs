@@ -7,7 +7,7 @@
 //! - a replacement character at the end, which may be the first half of a letter;
 //! - a run of byte tokens (`<0xE2>`), which becomes replacement characters as a whole if it does not
 //!   end as valid UTF-8;
-//! - with clean-up, what lies behind the last three letters in a row.
+//! - with clean-up, what lies behind the last place that no replacement reaches over.
 
 use serde_json::Value;
 

@@ -13,12 +13,20 @@ pub(crate) fn library(name: &str) -> PathBuf {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--offline", "--package", "drivetrain-engine"]);
         build.arg("--examples").current_dir(env!("CARGO_MANIFEST_DIR"));
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        build.arg("--target-dir").arg(profile.parent().expect("a profile's folder is in target"));
+        build
+            .args(["--profile", profile_name(profile)])
+            .arg("--target-dir")
+            .arg(profile.parent().expect("a profile's folder is in target"));
         assert!(build.status().expect("cargo runs").success(), "the libraries do not build");
     });
     let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     profile.join("examples").join(format!("{prefix}abi_{name}{suffix}"))
+}
+
+/// The profile whose folder is `folder`: they have the same name but for one.
+fn profile_name(folder: &Path) -> &str {
+    match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    }
 }

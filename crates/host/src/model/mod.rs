@@ -191,7 +191,7 @@ impl ModelHandle {
         let deadline = self.deadline(submitted, request.deadline);
         let (head, head_receiver) = oneshot::channel();
         let (frames, receiver) = mpsc::channel(FRAMES_AHEAD);
-        let job = RawJob { request, deadline, place, head, frames };
+        let job = RawJob { request, submitted, deadline, place, head, frames };
         inbox.push(job).map_err(|_| self.0.lifecycle.lost())?;
         let head = self.answer(head_receiver, submitted, deadline).await?;
         Ok(RawReply { head, frames: RawFrames { receiver, _guard: Some(guard) } })

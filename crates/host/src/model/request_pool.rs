@@ -24,6 +24,7 @@ const TURN: Duration = Duration::from_secs(1);
 /// A request on its way to a thread.
 pub(crate) struct RawJob {
     pub(crate) request: RawRequest,
+    pub(crate) submitted: Instant,
     pub(crate) deadline: Instant,
     pub(crate) place: Place,
     pub(crate) head: oneshot::Sender<Result<RawHead, HostError>>,
@@ -99,9 +100,14 @@ impl RequestPool {
     }
 
     fn answer(&self, model: &dyn RequestModel, job: RawJob) {
-        let RawJob { request, deadline, place, head, frames } = job;
+        let RawJob { request, submitted, deadline, place, head, frames } = job;
         drop(place);
-        if head.is_closed() || Instant::now() >= deadline {
+        if Instant::now() >= deadline {
+            let waited = deadline.saturating_duration_since(submitted);
+            let _ = head.send(Err(HostError::Timeout { model: self.name.clone(), waited }));
+            return;
+        }
+        if head.is_closed() {
             return;
         }
         let properties: Vec<(&str, &str)> =
