@@ -267,3 +267,6 @@ fn write(
     })
     .map_err(error::compute)?
 }
+
+#[cfg(test)]
+mod tests;
