@@ -95,13 +95,22 @@ fn attend_few(q: &Tensor, queries: &[Queries], spec: &Attention, out: &mut [f32]
         .collect();
     let mut blocks: Vec<Vec<AttendKeys<'_>>> = Vec::with_capacity(few.len());
     for (queries, guards) in few.iter().zip(&guards) {
+        let mut next = 0;
         let of_sequence: Result<Vec<_>> = queries
             .blocks
             .iter()
             .zip(guards)
             .map(|(block, [keys, values])| {
                 let capacity = block.keys.dim(1)?;
-                Ok(AttendKeys { keys: cpu(keys)?, values: cpu(values)?, capacity, len: block.len })
+                let first = next;
+                next += block.len;
+                Ok(AttendKeys {
+                    keys: cpu(keys)?,
+                    values: cpu(values)?,
+                    capacity,
+                    first,
+                    len: block.len,
+                })
             })
             .collect();
         blocks.push(of_sequence?);
