@@ -9,8 +9,10 @@ use crate::process;
 
 /// The engines that ship, by package.
 const PLUGINS: &[&str] = &["drivetrain-accelerate", "drivetrain-example"];
-/// The model that `drivetrain serve` falls back to.
-const DEFAULT_MODEL: &str = "bart-g2p";
+/// The models that ship, by folder: what `drivetrain serve` falls back to, and what the example
+/// engine is checked with. The name is the one they get.
+const MODELS: &[(&str, &str)] =
+    &[("config/models/bart-g2p", "bart-g2p"), ("plugins/example/model", "example")];
 
 /// Builds in release mode and fills `out`; what was there of an earlier layout is replaced.
 pub(crate) fn dist(out: &Path) -> Result<()> {
@@ -27,11 +29,13 @@ pub(crate) fn dist(out: &Path) -> Result<()> {
         let library = library_name(plugin);
         copy(&built.join(&library), &plugins.join(&library))?;
     }
-    let model = process::root().join("config/models").join(DEFAULT_MODEL);
-    let model_out = out.join("share/drivetrain/models").join(DEFAULT_MODEL);
-    for entry in fs::read_dir(&model).with_context(|| format!("reading {}", model.display()))? {
-        let entry = entry?;
-        copy(&entry.path(), &model_out.join(entry.file_name()))?;
+    for (folder, name) in MODELS {
+        let model = process::root().join(folder);
+        let model_out = out.join("share/drivetrain/models").join(name);
+        for entry in fs::read_dir(&model).with_context(|| format!("reading {}", model.display()))? {
+            let entry = entry?;
+            copy(&entry.path(), &model_out.join(entry.file_name()))?;
+        }
     }
     eprintln!("laid out {}", out.display());
     Ok(())

@@ -14,6 +14,7 @@ mod json;
 mod mapping;
 mod model_config;
 mod model_dir;
+mod tokenizer;
 
 mod weights;
 
@@ -22,4 +23,5 @@ pub use generation::{EarlyStopping, GenerationConfig};
 pub use json::JsonFile;
 pub use model_config::ModelConfig;
 pub use model_dir::{ModelDir, UnpackOptions};
+pub use tokenizer::{DecodeSpecial, DecodeStream, Encoding, SpecialTokens, Tokenizer};
 pub use weights::{DType, Tensor, Weights};

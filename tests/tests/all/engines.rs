@@ -128,10 +128,23 @@ fn both_engines_conform() {
 #[test]
 fn a_wrong_engine_does_not_conform_and_hears_why() {
     let wrong = library("drivetrain-wrong-engines");
-    for (fault, reason) in [("leak", "sequence"), ("panic-forward", "panic"), ("rows", "rows")] {
+    let model = root().join("crates/conformance/wrong/model");
+    let run = |fault: &str| {
         let option = format!("fault={fault}");
-        let output =
-            drivetrain(&["plugin", "check", wrong.to_str().unwrap(), "--option", &option]);
+        let library = wrong.to_str().unwrap();
+        let model = model.to_str().unwrap();
+        drivetrain(&["plugin", "check", library, "--model", model, "--option", &option])
+    };
+    let right = run("none");
+    assert!(right.status.success(), "without a fault it conforms:\n{}", text(&right));
+    let faults = [
+        ("leaks-sequence", "sequence"),
+        ("panic-in-forward", "panic"),
+        ("missing-row", "rows"),
+        ("extra-row", "rows"),
+    ];
+    for (fault, reason) in faults {
+        let output = run(fault);
         let text = text(&output);
         assert_eq!(output.status.code(), Some(1), "{fault}:\n{text}");
         assert!(text.contains(reason), "{fault}: {reason} is named:\n{text}");

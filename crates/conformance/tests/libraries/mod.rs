@@ -16,10 +16,10 @@ pub(crate) fn library(package: &str) -> PathBuf {
     let profile = exe.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>");
     let mut build = Command::new(env!("CARGO"));
     build.current_dir(MANIFEST).args(["build", "--quiet", "--offline", "--package", package]);
-    if profile.ends_with("release") {
-        build.arg("--release");
-    }
-    build.arg("--target-dir").arg(profile.parent().expect("a profile's folder is in target"));
+    build
+        .args(["--profile", profile_name(profile)])
+        .arg("--target-dir")
+        .arg(profile.parent().expect("a profile's folder is in target"));
     assert!(build.status().expect("cargo runs").success(), "{package} does not build");
     let name = package.replace('-', "_");
     let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
@@ -44,4 +44,12 @@ pub(crate) fn faulty(kind: &str, fault: &str, cycles: u32) -> Report {
         ..CheckOptions::default()
     };
     check(wrong(), &options)
+}
+
+/// The profile whose folder is `folder`: they have the same name but for one.
+fn profile_name(folder: &Path) -> &str {
+    match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    }
 }

@@ -13,3 +13,6 @@ pub(crate) mod panics;
 pub(crate) mod plugin;
 #[allow(unreachable_pub)]
 pub(crate) mod types;
+
+#[cfg(test)]
+mod tests;

@@ -260,3 +260,33 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("a slice of N bytes")
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// Whatever the headers say, looking at them neither panics nor takes memory on their word.
+    #[test]
+    fn lying_headers_are_refused_or_taken_without_a_panic() {
+        let exe = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let path = std::env::temp_dir().join(format!("drivetrain-elf-{}", std::process::id()));
+        let n_headers = usize::from(u16_at(&exe, 56));
+        let table = u64_at(&exe, 32) as usize;
+        let end = table + n_headers * PROGRAM_HEADER_BYTES;
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        file.write_all(&exe).unwrap();
+        for at in (16..end).filter(|at| *at < HEADER_BYTES || *at >= table) {
+            for value in [0, 0x7f, 0xff] {
+                file.seek(SeekFrom::Start(at as u64)).unwrap();
+                file.write_all(&[value]).unwrap();
+                file.seek(SeekFrom::Start(0)).unwrap();
+                let _ = inspect(&mut file, exe.len() as u64, "main").unwrap();
+            }
+            file.seek(SeekFrom::Start(at as u64)).unwrap();
+            file.write_all(&exe[at..=at]).unwrap();
+        }
+        std::fs::remove_file(path).unwrap();
+    }
+}

@@ -82,8 +82,8 @@ pub enum OpenEngineError {
     },
     /// States the host's version, but its types are laid out in another way.
     #[error(
-        "{}: its types differ from those of this host's engine ABI; rebuild it with \
-         drivetrain-engine {CRATE_VERSION}; {tail}", path.display()
+        "{}: its types differ from this host's engine ABI ({tail}); rebuild it with \
+         drivetrain-engine {CRATE_VERSION}", path.display()
     )]
     Layout {
         /// The file.
@@ -128,10 +128,28 @@ impl OpenEngineError {
     }
 }
 
-/// The end of abi_stable's report, on one line. It opens with both types in full and ends with the
-/// difference.
+/// The difference that abi_stable's report ends with, after both types in full, on one line.
 pub(super) fn tail(details: &str) -> String {
-    const MAX_LINES: usize = 8;
-    let lines: Vec<&str> = details.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    lines[lines.len().saturating_sub(MAX_LINES)..].join(" ")
+    const MAX_CHARS: usize = 400;
+    let last = details.rfind("Error:").map_or(details, |start| &details[start + "Error:".len()..]);
+    let words: Vec<&str> = last.split_whitespace().collect();
+    let mut line = words.join(" ");
+    if let Some((end, _)) = line.char_indices().nth(MAX_CHARS) {
+        line.truncate(end);
+        line.push_str(" ...");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_the_last_error_on_one_line() {
+        let report = "Error:outer\n  both types\n\nError:mismatched type\nExpected:\n    u32\nFound:\n    u64\n";
+        assert_eq!(tail(report), "mismatched type Expected: u32 Found: u64");
+        assert_eq!(tail("no such word"), "no such word");
+        assert_eq!(tail(&"ä".repeat(500)).chars().count(), 404);
+    }
 }

@@ -1,0 +1,329 @@
+//! Text to tokens and back, as transformers' `AutoTokenizer` does it.
+
+mod class;
+mod cleanup;
+mod definition;
+mod guard;
+mod special;
+mod stream;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokenizers::ModelWrapper;
+
+pub use stream::DecodeStream;
+
+use crate::error::ArtifactError;
+use crate::file::read_bounded;
+use crate::json::JsonFile;
+use crate::model_config::MAX_CONFIG_BYTES;
+use crate::model_dir::ModelDir;
+use special::SpecialNames;
+
+/// Largest `tokenizer.json` or vocabulary, in bytes.
+const MAX_TOKENIZER_BYTES: u64 = 512 << 20;
+
+/// Largest `chat_template.jinja`, in bytes.
+const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
+
+/// Whether encoding adds the tokens that the model expects around a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// As the post-processor says: `<s> ... </s>`, for example.
+    Add,
+    /// The text's own tokens only.
+    None,
+}
+
+/// Whether decoding shows special tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeSpecial {
+    /// Leaves them out.
+    Skip,
+    /// Writes them as their text.
+    Keep,
+}
+
+/// A text's tokens; all lists have one item a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoding {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// 0 for the first text, 1 for the second where the model tells them apart.
+    pub type_ids: Vec<u32>,
+    /// First byte and end of the token in its text; (0, 0) for tokens that were added.
+    pub offsets: Vec<(usize, usize)>,
+    /// Whether the token was added by the post-processor.
+    pub special: Vec<bool>,
+    /// The number of the word that a token belongs to, where the tokenizer splits words.
+    pub words: Vec<Option<u32>>,
+}
+
+/// A model's tokenizer. Cloning is cheap: clones share the vocabulary.
+#[derive(Clone)]
+pub struct Tokenizer(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    backend: tokenizers::Tokenizer,
+    names: SpecialNames,
+    vocab_size: u32,
+    model_max_length: Option<u32>,
+    chat_template: Option<String>,
+    clean_up: bool,
+    /// Whether bytes that no token has are tokens of their own, `<0x0A>`.
+    byte_fallback: bool,
+}
+
+impl Tokenizer {
+    /// Makes the tokenizer of a model from `tokenizer.json`, else `vocab.json` and `merges.txt`
+    /// (byte-level BPE), else `vocab.txt` (WordPiece), with what `tokenizer_config.json`,
+    /// `special_tokens_map.json` and `added_tokens.json` say. Truncation and padding that
+    /// `tokenizer.json` carries are switched off.
+    ///
+    /// # Errors
+    /// There are no such files, or one is too large or broken; the error names it.
+    pub fn read(dir: &ModelDir) -> Result<Self, ArtifactError> {
+        let config = optional_json(dir, "tokenizer_config.json")?
+            .unwrap_or_else(|| JsonFile::from_value(dir.path(), serde_json::json!({})));
+        let model_config = optional_json(dir, "config.json")?;
+        let definition = definition::Definition::find(dir, &config, model_config.as_ref())?;
+        let path = definition.path.clone();
+        let named = special::SpecialSettings::read(dir, &config, &definition)?;
+        let template = chat_template(dir, &config)?;
+        let settings = Settings::read(&config)?;
+        let (backend, names, vocab_size) =
+            guard::call(|| definition.build(&named, &settings, &config))
+                .map_err(|source| ArtifactError::Tokenizer { path: path.clone(), source })?;
+        let is_bpe = matches!(backend.get_model(), ModelWrapper::BPE(_));
+        Ok(Self(Arc::new(Inner {
+            path,
+            names,
+            vocab_size,
+            model_max_length: settings.model_max_length,
+            chat_template: template,
+            clean_up: settings.clean_up && (!is_bpe || settings.clean_up_bpe),
+            byte_fallback: stream::has_byte_fallback(&backend),
+            backend,
+        })))
+    }
+
+    /// The tokens of a text.
+    ///
+    /// # Errors
+    /// The tokenizer can't encode the text.
+    pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Encoding, ArtifactError> {
+        self.encode_input(text.into(), special)
+    }
+
+    /// The tokens of two texts that the model is to compare.
+    ///
+    /// # Errors
+    /// The tokenizer can't encode the texts.
+    pub fn encode_pair(
+        &self,
+        first: &str,
+        second: &str,
+        special: SpecialTokens,
+    ) -> Result<Encoding, ArtifactError> {
+        self.encode_input((first, second).into(), special)
+    }
+
+    /// The text of tokens. Ids that the vocabulary does not have are left out. Where
+    /// `tokenizer_config.json` asks for it, and the tokenizer is no BPE, spaces before punctuation
+    /// are cleaned up, as in transformers 5.23.0.
+    ///
+    /// # Errors
+    /// The tokenizer can't decode the ids.
+    pub fn decode(&self, ids: &[u32], special: DecodeSpecial) -> Result<String, ArtifactError> {
+        let text = guard::call(|| self.0.backend.decode(ids, special == DecodeSpecial::Skip))
+            .map_err(|source| self.error("decode the tokens", source))?;
+        Ok(if self.0.clean_up { cleanup::clean_up(&text) } else { text })
+    }
+
+    /// Decodes one token after another; special tokens are left out.
+    pub fn stream(&self) -> DecodeStream {
+        self.stream_with(DecodeSpecial::Skip)
+    }
+
+    /// Decodes one token after another.
+    pub fn stream_with(&self, special: DecodeSpecial) -> DecodeStream {
+        DecodeStream::new(self.clone(), special)
+    }
+
+    /// The id of a token, which is written as in the vocabulary.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.0.backend.token_to_id(token)
+    }
+
+    /// The token of an id, written as in the vocabulary.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.0.backend.id_to_token(id)
+    }
+
+    /// Whether decoding leaves this token out when special tokens are skipped.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.id_to_token(id).is_some_and(|token| self.is_special_text(&token))
+    }
+
+    fn is_special_text(&self, token: &str) -> bool {
+        self.0.backend.get_added_vocabulary().is_special_token(token)
+    }
+
+    /// One more than the highest token id, added tokens included: the least number of rows an
+    /// embedding needs.
+    pub fn vocab_size(&self) -> u32 {
+        self.0.vocab_size
+    }
+
+    /// The token that starts a text.
+    pub fn bos_token_id(&self) -> Option<u32> {
+        self.named("bos_token")
+    }
+
+    /// The token that ends a text.
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.named("eos_token")
+    }
+
+    /// The token that fills a batch.
+    pub fn pad_token_id(&self) -> Option<u32> {
+        self.named("pad_token")
+    }
+
+    /// The token that stands for what the vocabulary does not have.
+    pub fn unk_token_id(&self) -> Option<u32> {
+        self.named("unk_token")
+    }
+
+    /// The token that separates texts.
+    pub fn sep_token_id(&self) -> Option<u32> {
+        self.named("sep_token")
+    }
+
+    /// The token whose state stands for the whole text.
+    pub fn cls_token_id(&self) -> Option<u32> {
+        self.named("cls_token")
+    }
+
+    /// The token that stands for what is to be guessed.
+    pub fn mask_token_id(&self) -> Option<u32> {
+        self.named("mask_token")
+    }
+
+    /// The text of a named special token, such as `bos_token`: what chat templates refer to.
+    pub fn special_token(&self, name: &str) -> Option<&str> {
+        self.0.names.get(name).map(String::as_str)
+    }
+
+    /// Most tokens that the model takes, as `tokenizer_config.json` says; `None` where it does not,
+    /// or says a number that stands for none.
+    pub fn model_max_length(&self) -> Option<u32> {
+        self.0.model_max_length
+    }
+
+    /// The template that makes one text of a conversation, in Jinja: `chat_template.jinja`, else
+    /// that of `tokenizer_config.json`.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.0.chat_template.as_deref()
+    }
+
+    /// The file the vocabulary comes from.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    fn named(&self, name: &str) -> Option<u32> {
+        self.token_to_id(self.special_token(name)?)
+    }
+
+    fn encode_input(
+        &self,
+        input: tokenizers::EncodeInput<'_>,
+        special: SpecialTokens,
+    ) -> Result<Encoding, ArtifactError> {
+        let encoding = guard::call(|| self.0.backend.encode(input, special == SpecialTokens::Add))
+            .map_err(|source| self.error("encode the text", source))?;
+        Ok(Encoding {
+            ids: encoding.get_ids().to_vec(),
+            type_ids: encoding.get_type_ids().to_vec(),
+            offsets: encoding.get_offsets().to_vec(),
+            special: encoding.get_special_tokens_mask().iter().map(|&mask| mask != 0).collect(),
+            words: encoding.get_word_ids().to_vec(),
+        })
+    }
+
+    fn error(&self, action: &'static str, source: guard::Cause) -> ArtifactError {
+        ArtifactError::Tokenize { path: self.0.path.clone(), action, source }
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("path", &self.0.path)
+            .field("vocab_size", &self.0.vocab_size)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The plain values of `tokenizer_config.json`.
+struct Settings {
+    model_max_length: Option<u32>,
+    clean_up: bool,
+    clean_up_bpe: bool,
+    split_special_tokens: bool,
+    add_bos_token: Option<bool>,
+    add_eos_token: Option<bool>,
+    add_prefix_space: Option<bool>,
+}
+
+impl Settings {
+    fn read(config: &JsonFile) -> Result<Self, ArtifactError> {
+        let length = config.opt_f64_any(&["model_max_length", "max_len"])?;
+        let flag = |key| Ok::<bool, ArtifactError>(config.opt_bool(key)?.unwrap_or(false));
+        Ok(Self {
+            // transformers writes 1e30 for "none".
+            model_max_length: length
+                .filter(|length| (1.0..=f64::from(u32::MAX)).contains(length))
+                .map(|length| length as u32),
+            clean_up: flag("clean_up_tokenization_spaces")?,
+            clean_up_bpe: flag(
+                "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
+            )?,
+            split_special_tokens: flag("split_special_tokens")?,
+            add_bos_token: config.opt_bool("add_bos_token")?,
+            add_eos_token: config.opt_bool("add_eos_token")?,
+            add_prefix_space: config.opt_bool("add_prefix_space")?,
+        })
+    }
+}
+
+fn optional_json(dir: &ModelDir, name: &str) -> Result<Option<JsonFile>, ArtifactError> {
+    dir.file(name)?.map(|path| JsonFile::read(&path, MAX_CONFIG_BYTES)).transpose()
+}
+
+fn chat_template(dir: &ModelDir, config: &JsonFile) -> Result<Option<String>, ArtifactError> {
+    const KEY: &str = "chat_template";
+    if let Some(path) = dir.file("chat_template.jinja")? {
+        let text = read_bounded(&path, MAX_TEMPLATE_BYTES)?;
+        return Ok(Some(String::from_utf8_lossy(&text).into_owned()));
+    }
+    let wanted = "a template, or a list of objects with a name and a template";
+    let named = |name: &str| -> Option<&str> {
+        let templates = config.get(KEY).ok()??.as_array()?;
+        let found =
+            templates.iter().find(|template| template.get("name").is_some_and(|n| n == name));
+        found?.get("template")?.as_str()
+    };
+    match config.get(KEY)? {
+        None => Ok(None),
+        Some(serde_json::Value::String(template)) => Ok(Some(template.clone())),
+        Some(serde_json::Value::Array(_)) => Ok(named("default").map(str::to_owned)),
+        Some(serde_json::Value::Object(templates)) => {
+            Ok(templates.get("default").and_then(|t| t.as_str()).map(str::to_owned))
+        }
+        Some(_) => Err(config.invalid(KEY, wanted)),
+    }
+}

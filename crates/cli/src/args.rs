@@ -1,0 +1,108 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+/// Serves transformer models behind SageMaker's contract, with engines loaded at run time.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve models
+    Serve(Serve),
+    /// List the engines found
+    Engines(Plugins),
+    /// Show what a model's files say
+    Inspect(Inspect),
+    /// Answer one text on the terminal, without a server
+    Generate(Generate),
+    /// Work with engine libraries
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PluginCommand {
+    /// Run the conformance suite against a built engine
+    Check(Check),
+}
+
+/// Where engines are looked for.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct Plugins {
+    /// A folder with engine libraries, searched before the others; repeatable
+    #[arg(long = "plugins", value_name = "DIR")]
+    pub(crate) plugins: Vec<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Serve {
+    /// Models to load: `path` or `name=path`. With none: those of the model store, /opt/ml/model
+    /// where it exists, else the model that ships with Drivetrain
+    #[arg(value_name = "MODEL")]
+    pub(crate) models: Vec<String>,
+    /// More models, as the reference server spells it; repeatable
+    #[arg(short = 'm', long = "models", value_name = "MODEL")]
+    pub(crate) more_models: Vec<String>,
+    /// The address to listen on
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) host: Option<String>,
+    /// The port to listen on
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    #[command(flatten)]
+    pub(crate) plugins: Plugins,
+    /// A folder of models
+    #[arg(short = 's', long, value_name = "DIR")]
+    pub(crate) model_store: Option<PathBuf>,
+    /// The server's configuration, a config.properties
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub(crate) config_file: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Inspect {
+    /// A model's directory or archive
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Generate {
+    /// A model: `path` or `name=path`
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: String,
+    /// The input text
+    #[arg(value_name = "TEXT")]
+    pub(crate) text: String,
+    /// A generation parameter, as in `-P max_new_tokens=40`; repeatable
+    #[arg(short = 'P', long = "parameter", value_name = "KEY=VALUE")]
+    pub(crate) parameters: Vec<String>,
+    #[command(flatten)]
+    pub(crate) plugins: Plugins,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Check {
+    /// The engine's library
+    #[arg(value_name = "LIB")]
+    pub(crate) library: PathBuf,
+    /// A model directory for the engine to load
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// An option for the engine, as in `--option dtype=fp32`; repeatable
+    #[arg(long = "option", value_name = "KEY=VALUE")]
+    pub(crate) options: Vec<String>,
+    /// Load and release cycles
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) cycles: u32,
+    /// The seed of every random choice
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}

@@ -1,0 +1,31 @@
+//! The `drivetrain` binary: serving, and what is done with models and engines on a terminal.
+#![forbid(unsafe_code)]
+
+mod args;
+mod default_model;
+mod engines;
+mod exit;
+mod generate;
+mod inspect;
+mod logging;
+mod plugin;
+mod progress;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command, PluginCommand};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match args.command {
+        Command::Serve(serve) => serve::serve(&serve),
+        Command::Engines(plugins) => engines::engines(&plugins),
+        Command::Inspect(inspect) => inspect::inspect(&inspect),
+        Command::Generate(generate) => generate::generate(&generate),
+        Command::Plugin(PluginCommand::Check(check)) => plugin::check(&check),
+    };
+    exit::code(result)
+}

@@ -1,0 +1,100 @@
+//! `drivetrain serve`: what SageMaker runs.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use drivetrain_config::{Environment, ServerConfig, ServerOverrides};
+use drivetrain_host::{Host, ModelHandle};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::args::Serve;
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) fn serve(args: &Serve) -> Result<()> {
+    let env = Environment::from_process();
+    crate::logging::start(&env, "info");
+    let executable = std::env::current_exe().context("the binary's own path is not known")?;
+    let overrides = ServerOverrides {
+        config_file: args.config_file.clone(),
+        models: args.models.iter().chain(&args.more_models).cloned().collect(),
+        model_store: args.model_store.clone(),
+        host: args.host.clone(),
+        port: args.port,
+        plugins: args.plugins.plugins.clone(),
+        default_model: crate::default_model::shipped(&executable),
+        ..ServerOverrides::default()
+    };
+    let (config, warnings) = ServerConfig::resolve(&overrides, &env)?;
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    let config = Arc::new(config);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if config.io_threads.value > 0 {
+        runtime.worker_threads(config.io_threads.value as usize);
+    }
+    runtime.enable_all().build()?.block_on(run(config, env, args))
+}
+
+async fn run(config: Arc<ServerConfig>, env: Environment, args: &Serve) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM: draining"),
+            _ = interrupt.recv() => info!("SIGINT: draining"),
+        }
+    };
+    tokio::pin!(shutdown);
+
+    let engines = crate::engines::discover(&args.plugins, &env);
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        engines = engines.engines().len(),
+        "starting"
+    );
+    let host = Host::new(Arc::clone(&config), env, engines);
+    let mut models = Vec::with_capacity(config.models.len());
+    for spec in &config.models {
+        models.push(host.load(spec).with_context(|| format!("model {spec}"))?);
+    }
+    if models.is_empty() {
+        warn!("no model is loaded: name one, or register it later");
+    }
+    if config.wait_model_loading.value {
+        tokio::select! {
+            loaded = wait(&models) => loaded?,
+            () = &mut shutdown => return Ok(()),
+        }
+    } else {
+        tokio::spawn(report_failures(models));
+    }
+    drivetrain_http::serve(host, config, shutdown).await?;
+    Ok(())
+}
+
+/// Waits until every model is ready, and fails if one can't be.
+async fn wait(models: &[ModelHandle]) -> Result<()> {
+    crate::progress::show(models).await;
+    let mut n_failed = 0;
+    for model in models {
+        if let Err(failure) = model.wait_ready().await {
+            n_failed += 1;
+            eprintln!("drivetrain: model {} failed to load: {}", model.name(), failure.chain());
+        }
+    }
+    if n_failed > 0 {
+        bail!("{n_failed} of {} models failed to load; nothing is served", models.len());
+    }
+    Ok(())
+}
+
+async fn report_failures(models: Vec<ModelHandle>) {
+    for model in models {
+        if let Err(failure) = model.wait_ready().await {
+            error!(model = model.name(), reason = failure.chain(), "model failed to load");
+        }
+    }
+}

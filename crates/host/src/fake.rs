@@ -1,0 +1,305 @@
+//! An engine for tests: its next token is a function of all tokens before it, so what it says does
+//! not depend on company, chunks or order, and it keeps book of every rule the host might break.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use drivetrain_engine::{
+    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, LoadRequest,
+    LoadedModel, ModelKind, Outputs, SeqId, TokenId, TokenModel, TokenModelInfo, Wanted,
+};
+
+pub(crate) const VOCAB: u32 = 40;
+pub(crate) const DIM: usize = 2;
+
+/// A token that the engine can't stand: a batch with it fails.
+pub(crate) const POISON: TokenId = 39;
+
+/// A token after which the logits are no numbers.
+pub(crate) const NAN: TokenId = 38;
+
+/// What the engine is, does and has seen; shared with the test.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    /// Rules the host broke.
+    pub(crate) sins: Vec<String>,
+    pub(crate) n_encodes: usize,
+    pub(crate) n_forwards: usize,
+    /// Most tokens and sequences at once.
+    pub(crate) most_tokens: u64,
+    pub(crate) most_sequences: usize,
+    pub(crate) largest_batch: usize,
+    /// Forward call, counted from 0, from which on the engine fails so.
+    pub(crate) fails_at: Option<(usize, Failure)>,
+    pub(crate) n_released: usize,
+    /// What `health` says.
+    pub(crate) illness: Option<EngineError>,
+}
+
+/// How a forward call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    DeviceLost,
+    Internal,
+    Panic,
+    /// One row of logits less than wanted.
+    RowMissing,
+    /// It does not come back for this many milliseconds.
+    Sleeps(u64),
+}
+
+/// A model, one for each test.
+#[derive(Debug)]
+pub(crate) struct Fake {
+    pub(crate) info: TokenModelInfo,
+    pub(crate) book: Arc<Mutex<Book>>,
+    sequences: HashMap<SeqId, Held>,
+    n_alive: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    encoder: Vec<TokenId>,
+    tokens: Vec<TokenId>,
+}
+
+pub(crate) fn info(kind: ModelKind) -> TokenModelInfo {
+    TokenModelInfo {
+        kind,
+        vocab: VOCAB,
+        n_logits: if kind == ModelKind::Encoder { 0 } else { VOCAB },
+        dim: DIM as u32,
+        max_positions: 64,
+        max_encoder_positions: if kind == ModelKind::EncoderDecoder { 64 } else { 0 },
+        kv_capacity_tokens: 1000,
+        kv_bytes_per_token: 8,
+        kv_block_tokens: 4,
+        cross_capacity_tokens: 1000,
+        cross_bytes_per_token: 8,
+        max_sequences: 8,
+        max_batch_tokens: 128,
+        weight_bytes: 100,
+        n_parameters: 25,
+        default_decoder_input: match kind {
+            ModelKind::EncoderDecoder => DefaultDecoderInput::ShiftRight,
+            _ => DefaultDecoderInput::None,
+        },
+        has_pooler: false,
+    }
+}
+
+/// The token that follows these.
+pub(crate) fn next_token(encoder: &[TokenId], tokens: &[TokenId]) -> TokenId {
+    let mix = |hash: u32, token: &TokenId| hash.wrapping_mul(31).wrapping_add(*token + 7);
+    let hash = tokens.iter().fold(encoder.iter().fold(17, mix), mix);
+    // 0 is the end token and comes about once in twenty; poison never comes by itself.
+    if hash % 20 == 0 { 0 } else { 1 + (hash >> 3) % 30 }
+}
+
+/// The hidden state at the last of these.
+pub(crate) fn hidden(encoder: &[TokenId], tokens: &[TokenId]) -> [f32; DIM] {
+    let sum: u32 = encoder.iter().chain(tokens).sum();
+    [sum as f32, tokens.len() as f32]
+}
+
+impl Fake {
+    pub(crate) fn new(info: TokenModelInfo) -> Self {
+        Self { info, book: Arc::default(), sequences: HashMap::new(), n_alive: Arc::default() }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn sin(&self, what: String) {
+        self.book().sins.push(what);
+    }
+
+    fn check_batch(&self, batch: &Batch<'_>) -> Result<(), EngineError> {
+        let mut names: Vec<SeqId> = batch.segments().map(|s| s.sequence).collect();
+        names.sort();
+        names.dedup();
+        if names.len() != batch.segments().len() {
+            self.sin("a sequence is in two segments".to_owned());
+        }
+        if batch.tokens().len() > self.info.max_batch_tokens as usize {
+            self.sin(format!("{} tokens in a batch", batch.tokens().len()));
+        }
+        if batch.segments().any(|s| s.tokens.contains(&POISON)) {
+            return Err(EngineError::bad_input("poison"));
+        }
+        Ok(())
+    }
+
+    fn check_capacity(&self) {
+        let kv: usize = self.sequences.values().map(|s| s.tokens.len()).sum();
+        let cross: usize = self.sequences.values().map(|s| s.encoder.len()).sum();
+        if kv as u64 > self.info.kv_capacity_tokens {
+            self.sin(format!("{kv} tokens cached"));
+        }
+        if cross as u64 > self.info.cross_capacity_tokens {
+            self.sin(format!("{cross} encoder tokens cached"));
+        }
+        if self.sequences.len() > self.info.max_sequences as usize {
+            self.sin(format!("{} sequences", self.sequences.len()));
+        }
+        let mut book = self.book();
+        book.most_tokens = book.most_tokens.max(kv as u64);
+        book.most_sequences = book.most_sequences.max(self.sequences.len());
+    }
+
+    fn fail(&self, call: usize) -> Result<bool, EngineError> {
+        let failure = self.book().fails_at.filter(|(from, _)| call >= *from).map(|(_, how)| how);
+        match failure {
+            Some(Failure::DeviceLost) => {
+                Err(EngineError::new(ErrorKind::DeviceLost, "the device is gone"))
+            }
+            Some(Failure::Internal) => Err(EngineError::internal("a bug")),
+            Some(Failure::Panic) => panic!("a panic in the engine"),
+            Some(Failure::Sleeps(millis)) => {
+                std::thread::sleep(std::time::Duration::from_millis(millis));
+                Ok(false)
+            }
+            Some(Failure::RowMissing) => Ok(true),
+            None => Ok(false),
+        }
+    }
+}
+
+impl TokenModel for Fake {
+    fn info(&self) -> TokenModelInfo {
+        self.info
+    }
+
+    fn encode(&mut self, batch: &Batch<'_>, _: &mut Outputs<'_>) -> Result<(), EngineError> {
+        self.book().n_encodes += 1;
+        self.check_batch(batch)?;
+        for segment in batch.segments() {
+            if self.sequences.contains_key(&segment.sequence) || segment.position != 0 {
+                self.sin("encodes what is encoded".to_owned());
+            }
+            let held = Held { encoder: segment.tokens.to_vec(), tokens: Vec::new() };
+            self.sequences.insert(segment.sequence, held);
+        }
+        self.check_capacity();
+        Ok(())
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<(), EngineError> {
+        let call = self.book().n_forwards;
+        {
+            let mut book = self.book();
+            book.n_forwards += 1;
+            book.largest_batch = book.largest_batch.max(batch.segments().len());
+        }
+        let mut skips_row = self.fail(call)?;
+        self.check_batch(batch)?;
+        for segment in batch.segments() {
+            let is_encoder = self.info.kind == ModelKind::Encoder;
+            let known = self.sequences.get(&segment.sequence).map(|held| held.tokens.len());
+            if known.unwrap_or(0) != segment.position as usize {
+                self.sin(format!("position {} of {known:?}", segment.position));
+            }
+            if self.info.kind == ModelKind::EncoderDecoder && known.is_none() {
+                self.sin("decodes what is not encoded".to_owned());
+            }
+            let held = self.sequences.entry(segment.sequence).or_default();
+            for token in segment.tokens {
+                held.tokens.push(*token);
+                if segment.wanted == Wanted::Hidden {
+                    out.next_hidden(1)?.copy_from_slice(&hidden(&held.encoder, &held.tokens));
+                }
+            }
+            if held.tokens.len() > self.info.max_positions as usize {
+                self.book.lock().unwrap().sins.push(format!("{} positions", held.tokens.len()));
+            }
+            if segment.wanted == Wanted::LastLogits && !std::mem::take(&mut skips_row) {
+                let row = out.next_logits(1)?;
+                row.fill(-1.0);
+                let next = next_token(&held.encoder, &held.tokens);
+                row[next as usize] = 1.0;
+                if held.tokens.last() == Some(&NAN) {
+                    row.fill(f32::NAN);
+                }
+            }
+            if is_encoder {
+                self.sequences.remove(&segment.sequence);
+            }
+        }
+        self.check_capacity();
+        Ok(())
+    }
+
+    fn fork(&mut self, _: SeqId, _: SeqId, _: u32) -> Result<(), EngineError> {
+        Err(EngineError::unsupported("fork"))
+    }
+
+    fn truncate(&mut self, _: SeqId, _: u32) -> Result<(), EngineError> {
+        Err(EngineError::unsupported("truncate"))
+    }
+
+    fn release(&mut self, sequence: SeqId) {
+        self.sequences.remove(&sequence);
+        self.book().n_released += 1;
+    }
+
+    fn n_sequences(&self) -> usize {
+        self.sequences.len()
+    }
+
+    fn health(&mut self) -> Result<(), EngineError> {
+        self.book().illness.clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.n_alive.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// An engine whose models share one book.
+#[derive(Debug)]
+pub(crate) struct FakeEngine {
+    pub(crate) name: &'static str,
+    pub(crate) info: TokenModelInfo,
+    pub(crate) book: Arc<Mutex<Book>>,
+    /// Models that live.
+    pub(crate) n_alive: Arc<AtomicUsize>,
+    /// Why it does not load.
+    pub(crate) refuses: Option<EngineError>,
+}
+
+impl FakeEngine {
+    pub(crate) fn new(name: &'static str, info: TokenModelInfo) -> Self {
+        Self { name, info, book: Arc::default(), n_alive: Arc::default(), refuses: None }
+    }
+}
+
+impl Engine for FakeEngine {
+    fn info(&self) -> EngineInfo {
+        let aliases = vec![format!("{}-alias", self.name)];
+        EngineInfo { name: self.name.to_owned(), aliases, ..EngineInfo::default() }
+    }
+
+    fn load(&self, request: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {
+        if let Some(error) = &self.refuses {
+            return Err(error.clone());
+        }
+        if request.options.get("stuck") == Some("true") {
+            while !request.services.cancelled() {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            return Err(EngineError::new(ErrorKind::Cancelled, "told to stop"));
+        }
+        request.services.progress("fake weights", 1, 2);
+        self.n_alive.fetch_add(1, Ordering::SeqCst);
+        Ok(LoadedModel::Token(Box::new(Fake {
+            info: self.info,
+            book: Arc::clone(&self.book),
+            sequences: HashMap::new(),
+            n_alive: Arc::clone(&self.n_alive),
+        })))
+    }
+}

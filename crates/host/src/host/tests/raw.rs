@@ -1,0 +1,103 @@
+//! Models that answer whole requests themselves.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use bytes::Bytes;
+use drivetrain_engine::{
+    Engine, EngineInfo, LoadRequest, LoadedModel, Reply, Request, RequestModel, RequestModelInfo,
+};
+
+use super::*;
+use crate::{RawHead, RawRequest};
+
+/// Repeats its first entry as often as the property `times` says; fails on the entry `bad`.
+#[derive(Debug, Default)]
+struct Echo {
+    n_sent: Arc<AtomicUsize>,
+    was_stopped: Arc<AtomicBool>,
+}
+
+impl RequestModel for Echo {
+    fn info(&self) -> RequestModelInfo {
+        RequestModelInfo { max_concurrency: 2 }
+    }
+
+    fn call(&self, request: &Request<'_>, reply: &mut dyn Reply) -> Result<(), EngineError> {
+        let times = request.properties.iter().find(|(k, _)| *k == "times").map_or("1", |(_, v)| v);
+        let (_, bytes) = request.content[0];
+        assert_ne!(bytes, b"panic");
+        reply.head(201, "Made", &[("x", "y")]);
+        for _ in 0..times.parse::<usize>().unwrap() {
+            if !reply.frame(bytes) {
+                self.was_stopped.store(true, Ordering::SeqCst);
+                return Ok(());
+            }
+            self.n_sent.fetch_add(1, Ordering::SeqCst);
+        }
+        if bytes == b"bad" { Err(EngineError::bad_input("bad entry")) } else { Ok(()) }
+    }
+}
+
+struct EchoEngine(Arc<AtomicUsize>, Arc<AtomicBool>);
+
+impl Engine for EchoEngine {
+    fn info(&self) -> EngineInfo {
+        EngineInfo { name: "echo".to_owned(), ..EngineInfo::default() }
+    }
+
+    fn load(&self, _: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {
+        let (n_sent, was_stopped) = (Arc::clone(&self.0), Arc::clone(&self.1));
+        Ok(LoadedModel::Request(Box::new(Echo { n_sent, was_stopped })))
+    }
+}
+
+fn ask(text: &'static str, times: &str) -> RawRequest {
+    RawRequest {
+        properties: vec![("times".to_owned(), times.to_owned())],
+        content: vec![("data".to_owned(), Bytes::from_static(text.as_bytes()))],
+        ..RawRequest::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_come_in_order_and_with_back_pressure() {
+    let (n_sent, was_stopped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let engine = EchoEngine(Arc::clone(&n_sent), Arc::clone(&was_stopped));
+    let cli = ServerOverrides { sagemaker_root: "/nonexistent".into(), ..Default::default() };
+    let (server, _) = ServerConfig::resolve(&cli, &Environment::default()).unwrap();
+    let registry = EngineRegistry::with(Arc::new(engine));
+    let host = Host::new(Arc::new(server), Environment::default(), registry);
+    let dir = tempfile::tempdir().unwrap();
+    let model = host.load(&ModelSpec::at(dir.path().to_str().unwrap())).unwrap();
+    model.wait_ready().await.unwrap();
+    assert!(model.is_request_model() && model.task().is_none());
+
+    let mut reply = model.submit_raw(ask("ab", "3")).await.unwrap();
+    let headers = vec![("x".to_owned(), "y".to_owned())];
+    assert_eq!(reply.head, RawHead { status: 201, reason: "Made".to_owned(), headers });
+    let mut body = Vec::new();
+    while let Some(frame) = reply.frames.next().await {
+        body.extend_from_slice(&frame.unwrap());
+    }
+    assert_eq!(body, b"ababab");
+    drop(reply);
+
+    n_sent.store(0, Ordering::SeqCst);
+    let reply = model.submit_raw(ask("ab", "1000000")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(n_sent.load(Ordering::SeqCst) <= 17);
+    assert_eq!(host.n_requests(), 1);
+    drop(reply);
+    wait_until(|| was_stopped.load(Ordering::SeqCst) && host.n_requests() == 0);
+
+    let error = model.submit_raw(ask("bad", "0")).await.unwrap_err();
+    assert!(matches!(error, HostError::Engine(_)), "{error:?}");
+    let mut late = model.submit_raw(ask("bad", "1")).await.unwrap();
+    assert!(late.frames.next().await.unwrap().is_ok());
+    assert!(late.frames.next().await.unwrap().is_err());
+    assert!(late.frames.next().await.is_none());
+    let error = model.submit_raw(ask("panic", "1")).await.unwrap_err();
+    assert!(error.to_string().contains("panicked"), "{error}");
+    assert!(model.submit(request(&["a"], json!({}))).await.is_err());
+    assert!(model.submit_raw(ask("ok", "1")).await.is_ok());
+}

@@ -1,0 +1,34 @@
+//! Finds and loads engines, owns models and their workers, schedules, decodes, runs tasks.
+//!
+//! A [`Host`] has an [`EngineRegistry`] and models. [`Host::load`] registers a model at once and
+//! gives a [`ModelHandle`]; the model loads on a thread of its own, which then drives it. A front
+//! end asks [`ModelHandle::submit`] (models that the host schedules: a [`Task`] on texts) or
+//! [`ModelHandle::submit_raw`] (models that answer whole requests themselves), and drops the future
+//! to cancel. Nothing here knows a route, a status code or a wire format.
+//!
+//! ```text
+//! submit -> task: text to tokens, parameters to rules -> bounded inbox -> model's thread:
+//!           scheduler -> engine's forward pass -> next token ... -> outcomes -> task: text
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod activity;
+mod error;
+#[cfg(test)]
+mod fake;
+mod host;
+mod logits;
+mod memory;
+mod model;
+mod raw;
+mod registry;
+mod scheduler;
+mod tasks;
+
+pub use error::HostError;
+pub use host::Host;
+pub use model::{ModelHandle, ModelStatus};
+pub use raw::{RawFrames, RawHead, RawReply, RawRequest};
+pub use registry::{EngineRegistry, FoundEngine, plugin_dirs};
+pub use tasks::{Features, FinishReason, Generated, Task, TaskReply, TaskRequest, UnknownTask};

@@ -1,0 +1,103 @@
+//! Against the processors of transformers 5.23.0 (torch 2.11.0) on one row of logits.
+
+use super::*;
+
+const LOGITS: [f32; 8] = [-0.294, 1.572, 1.894, -2.229, 3.382, -1.79, -0.711, 2.465];
+const INF: f32 = f32::NEG_INFINITY;
+
+fn check(rules: Rules, ids: &[TokenId], changed: &[(usize, f32)]) {
+    let mut scores = LOGITS;
+    rules.apply(ids, &mut scores, &mut Scratch::default());
+    let mut expect = LOGITS;
+    changed.iter().for_each(|&(idx, score)| expect[idx] = score);
+    for (found, wanted) in scores.iter().zip(expect) {
+        let is_same = *found == wanted || (found - wanted).abs() < 1e-6;
+        assert!(is_same, "{rules:?}: {scores:?}, expected {expect:?}");
+    }
+}
+
+fn words(words: &[&[TokenId]]) -> Arc<[Vec<TokenId>]> {
+    words.iter().map(|word| word.to_vec()).collect()
+}
+
+#[test]
+fn repetition_counts_once_an_id() {
+    let rules = Rules { repetition_penalty: Some(1.7), ..Rules::default() };
+    check(rules.clone(), &[1, 2, 2, 5, 1], &[(1, 0.924_705_86), (2, 1.114_117_6), (5, -3.043)]);
+    check(rules, &[900, 8, u32::MAX], &[]);
+}
+
+#[test]
+fn ngrams_do_not_come_twice() {
+    let rules = |n| Rules { no_repeat_ngram: n, ..Rules::default() };
+    check(rules(2), &[3, 4, 5, 3, 6, 3], &[(4, INF), (6, INF)]);
+    check(rules(1), &[3, 4], &[(3, INF), (4, INF)]);
+    check(rules(5), &[3, 4], &[]);
+    check(rules(usize::MAX), &[3, 4], &[]);
+}
+
+#[test]
+fn bad_words_are_cut_off_before_their_last_token() {
+    let bad_words = words(&[&[2], &[4, 5], &[7, 1], &[0], &[]]);
+    let rules = Rules { bad_words, eos: vec![0], ..Rules::default() };
+    check(rules, &[3, 4], &[(2, INF), (5, INF)]);
+}
+
+#[test]
+fn no_end_before_the_least_length() {
+    let rules = |min_length| Rules { min_length, eos: vec![0, 3], ..Rules::default() };
+    check(rules(4), &[1, 2, 3], &[(0, INF), (3, INF)]);
+    check(rules(3), &[1, 2, 3], &[]);
+    let rules = Rules { min_new_tokens: 2, n_prompt: 2, eos: vec![0], ..Rules::default() };
+    check(rules.clone(), &[1, 2, 3], &[(0, INF)]);
+    check(rules, &[1, 2, 3, 3], &[]);
+}
+
+#[test]
+fn the_first_and_the_last_can_be_forced() {
+    let only = |ids: &[usize]| -> Vec<(usize, f32)> {
+        (0..8).map(|idx| (idx, if ids.contains(&idx) { 0.0 } else { INF })).collect()
+    };
+    let rules = Rules { forced_bos: Some(6), ..Rules::default() };
+    check(rules.clone(), &[2], &only(&[6]));
+    check(rules, &[2, 6], &[]);
+    let rules = Rules { forced_eos: vec![5, 1], max_length: 4, ..Rules::default() };
+    check(rules.clone(), &[2, 3, 4], &only(&[5, 1]));
+    check(rules, &[2, 3], &[]);
+}
+
+#[test]
+fn ends_gain_with_length() {
+    let rules = Rules { decay: Some((1, 1.3)), n_prompt: 2, eos: vec![0, 4], ..Rules::default() };
+    check(rules.clone(), &[1, 2, 3, 3, 3], &[(0, -0.091_14), (4, 5.715_58)]);
+    check(rules, &[1, 2, 3], &[]);
+}
+
+#[test]
+fn some_are_never_said_and_some_not_first() {
+    let rules = Rules { suppress: [1, 6].into(), ..Rules::default() };
+    check(rules, &[1], &[(1, INF), (6, INF)]);
+    let rules = Rules { begin_suppress: [1, 6].into(), n_prompt: 2, ..Rules::default() };
+    check(rules.clone(), &[1, 2], &[(1, INF), (6, INF)]);
+    check(rules, &[1, 2, 3], &[]);
+    let forced =
+        Rules { begin_suppress: [1].into(), forced_bos: Some(6), n_prompt: 1, ..Rules::default() };
+    check(forced, &[2, 6], &[(1, INF)]);
+}
+
+#[test]
+fn all_together_in_order() {
+    let rules = Rules {
+        repetition_penalty: Some(1.2),
+        no_repeat_ngram: 2,
+        bad_words: words(&[&[5]]),
+        min_length: 9,
+        eos: vec![0],
+        decay: Some((0, 1.5)),
+        n_prompt: 1,
+        suppress: [7].into(),
+        ..Rules::default()
+    };
+    let changed = [(0, INF), (1, 1.31), (2, INF), (3, -2.674_8), (5, INF), (7, INF)];
+    check(rules, &[1, 2, 3, 1], &changed);
+}

@@ -1,0 +1,330 @@
+//! From a place and settings to a model that answers: what a model's thread does first.
+
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use drivetrain_artifacts::{ModelDir, UnpackOptions};
+use drivetrain_config::{Environment, ModelConfig, ModelInputs, ModelSpec, Origin, ServerConfig};
+use drivetrain_engine::{
+    EngineError, ErrorKind, LoadRequest, LoadedModel, Options, RequestModel, Services, TokenModel,
+};
+
+use super::inbox::Inbox;
+use super::request_pool::{RawJob, RequestPool, panic_text};
+use super::services::ModelServices;
+use super::token_worker::TokenWorker;
+use super::{Door, ModelHandle, Shared};
+use crate::HostError;
+use crate::memory::{self, Bytes};
+use crate::registry::{EngineRegistry, FoundEngine};
+use crate::scheduler::{Job, Limits};
+use crate::tasks::{ModelText, TaskContext};
+
+/// Longest silence of an engine before its model is unhealthy, unless `predict_timeout` is shorter.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+
+/// What to load, and with what.
+pub(crate) struct LoadInputs {
+    pub(crate) server: Arc<ServerConfig>,
+    pub(crate) env: Arc<Environment>,
+    pub(crate) engines: Arc<EngineRegistry>,
+    pub(crate) spec: ModelSpec,
+}
+
+/// A model with the worker that will drive it.
+enum Loaded {
+    Token(TokenWorker, Box<dyn TokenModel>),
+    Request(RequestPool, Box<dyn RequestModel>),
+}
+
+/// Starts the model's thread, which loads it and then works until the model goes.
+pub(crate) fn spawn(handle: &ModelHandle, inputs: LoadInputs) -> Result<(), HostError> {
+    let shared = Arc::clone(handle.shared());
+    let name = format!("model-{}", shared.name);
+    let started = thread::Builder::new().name(name).spawn(move || live(shared, &inputs));
+    started.map(drop).map_err(|error| HostError::Io {
+        what: format!("starting a thread for model {}", handle.name()),
+        source: Arc::new(error),
+    })
+}
+
+/// A model's whole life. Whatever ends it, the state says so before the jobs are let go.
+fn live(shared: Arc<Shared>, inputs: &LoadInputs) {
+    let lifecycle = Arc::clone(&shared.lifecycle);
+    let name = shared.name.clone();
+    let inboxes = Inboxes::default();
+    let end = catch_unwind(AssertUnwindSafe(|| {
+        let loaded = load(&shared, inputs, &inboxes)?;
+        drop(shared);
+        match loaded {
+            Loaded::Token(worker, mut model) => worker.run(&mut *model),
+            Loaded::Request(pool, model) => pool.run(&*model),
+        }
+    }))
+    .unwrap_or_else(|panic| Err(EngineError::internal(panic_text(&*panic)).into()));
+    match end {
+        Ok(()) => tracing::info!(model = name, "the model is unloaded"),
+        Err(error) => {
+            tracing::error!(model = name, error = error.chain(), "the model has failed");
+            lifecycle.fail(error);
+        }
+    }
+    inboxes.abandon();
+}
+
+/// The inbox of the model, whichever it is, for the end of its thread.
+#[derive(Default)]
+struct Inboxes {
+    token: OnceLock<Arc<Inbox<Job>>>,
+    request: OnceLock<Arc<Inbox<RawJob>>>,
+}
+
+impl Inboxes {
+    fn abandon(&self) {
+        if let Some(inbox) = self.token.get() {
+            inbox.abandon();
+        }
+        if let Some(inbox) = self.request.get() {
+            inbox.abandon();
+        }
+    }
+}
+
+fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loaded, HostError> {
+    let started = Instant::now();
+    let name = shared.name.as_str();
+    let (config, files) = open(shared, inputs)?;
+    memory::check(name, &config.memory)?;
+    let candidates = inputs.engines.candidates(&config.engine.value)?;
+    let found: Vec<&str> = candidates.iter().map(|found| found.info.name.as_str()).collect();
+    tracing::info!(model = name, wanted = %config.engine.value, set_by = %config.engine.source,
+        candidates = ?found, "engines to try, best first");
+    // The text side is read while the engine loads; only a scheduled model needs it.
+    let (loaded, text) = thread::scope(|scope| {
+        let text = scope.spawn(|| ModelText::read(&files));
+        let loaded = load_with(shared, &config, &files, &candidates);
+        let text = text.join().unwrap_or_else(|panic| {
+            Err(EngineError::internal(format!("tokenizer: {}", panic_text(&*panic))).into())
+        });
+        (loaded, text)
+    });
+    let model = loaded?;
+    shared.lifecycle.set_beat_limit(SILENCE_LIMIT.min(config.predict_timeout.value));
+    let capacity = config.batching.queue_capacity.value.get() as usize;
+    let lifecycle = Arc::clone(&shared.lifecycle);
+    let (loaded, door) = match model {
+        LoadedModel::Token(model) => {
+            let info = model.info();
+            check_info(&info)?;
+            log_figures(name, &info);
+            let batching = &config.batching;
+            let step_tokens = batching.max_prefill_tokens.as_ref().map(|n| n.value.get());
+            let limits = Limits::new(info, batching.max_sequences.value.get(), step_tokens);
+            let wanted = config.task.as_ref().map(|task| task.value.as_str());
+            let tasks = Arc::new(TaskContext::new(name, wanted, text?, limits)?);
+            let inbox = Arc::new(Inbox::new(capacity));
+            let _ = inboxes.token.set(Arc::clone(&inbox));
+            let worker = TokenWorker {
+                name: name.to_owned(),
+                inbox: Arc::clone(&inbox),
+                lifecycle,
+                limits,
+                retry_threshold: config.workers.retry_threshold.value,
+                n_leaked: Arc::new(AtomicUsize::new(0)),
+            };
+            (Loaded::Token(worker, model), Door::Token { inbox, tasks })
+        }
+        LoadedModel::Request(model) => {
+            let inbox = Arc::new(Inbox::new(capacity));
+            let _ = inboxes.request.set(Arc::clone(&inbox));
+            let pool = RequestPool { name: name.to_owned(), inbox: Arc::clone(&inbox), lifecycle };
+            (Loaded::Request(pool, model), Door::Request { inbox })
+        }
+    };
+    let _ = shared.door.set(door);
+    if shared.activity.is_draining() || !shared.lifecycle.ready() {
+        return Err(HostError::ShuttingDown);
+    }
+    let task = shared.task().map(|task| task.name());
+    let engine = shared.engine.get().map(|info| info.name.as_str());
+    tracing::info!(
+        model = name,
+        engine,
+        task,
+        elapsed_ms = started.elapsed().as_millis() as u64,
+        "the model is ready"
+    );
+    Ok(loaded)
+}
+
+/// Opens the model's directory, its settings, and the directory of its weights.
+fn open(shared: &Shared, inputs: &LoadInputs) -> Result<(Arc<ModelConfig>, ModelDir), HostError> {
+    let name = shared.name.as_str();
+    shared.lifecycle.progress("opening the files", 0, 0);
+    let unpack = UnpackOptions::default();
+    let spec = &inputs.spec;
+    let dir = match spec.origin {
+        Origin::Artifact => Some(ModelDir::open(&local("url", &spec.url)?, &unpack)?),
+        _ => None,
+    };
+    let root = dir.as_ref().map_or_else(|| Path::new(&spec.url), |dir| dir.path());
+    let (config, warnings) = ModelConfig::resolve(ModelInputs {
+        name,
+        dir: root,
+        server: &inputs.server,
+        env: &inputs.env,
+        registration: &spec.registration(),
+    })?;
+    for warning in warnings {
+        tracing::warn!(model = name, at = %warning.at, "{}", warning.message);
+    }
+    for note in &config.notes {
+        tracing::info!(model = name, "{note}");
+    }
+    shared.lifecycle.set_load_limit(config.model_loading_timeout.value);
+    let config = Arc::new(config);
+    let _ = shared.config.set(Arc::clone(&config));
+    let files = match (&config.model_id, dir) {
+        (Some(id), dir) => {
+            let path = model_id_path(&id.value, dir.as_ref().map(ModelDir::path))?;
+            tracing::info!(model = name, model_id = id.value, set_by = %id.source,
+                path = %path.display(), "the weights are elsewhere");
+            ModelDir::open(&path, &unpack)?
+        }
+        (None, Some(dir)) => dir,
+        (None, None) => ModelDir::open(&local("url", &spec.url)?, &unpack)?,
+    };
+    Ok((config, files))
+}
+
+/// A path from a path or a `file:` URL.
+fn local(key: &'static str, value: &str) -> Result<PathBuf, HostError> {
+    let path = value.strip_prefix("file://").unwrap_or(value);
+    if path.is_empty() || path.contains("://") {
+        let reason = "this version serves local directories and archives: give a path";
+        return Err(HostError::Source { key, value: value.to_owned(), reason: reason.to_owned() });
+    }
+    Ok(PathBuf::from(path))
+}
+
+/// Where `option.model_id` points: an absolute path, or one relative to the model's directory or,
+/// where there is none, to the working directory.
+fn model_id_path(id: &str, dir: Option<&Path>) -> Result<PathBuf, HostError> {
+    let key = "option.model_id";
+    let path = local(key, id)?;
+    let path = match dir {
+        Some(dir) if path.is_relative() => dir.join(path),
+        _ => path,
+    };
+    if path.exists() {
+        return Ok(path);
+    }
+    let reason = format!(
+        "there is nothing at {}; hub ids and s3:// are not available in this version: give an \
+         absolute path, or one relative to the model's directory",
+        path.display()
+    );
+    Err(HostError::Source { key, value: id.to_owned(), reason })
+}
+
+/// Loads the model with the first engine that can. An engine chosen by name is the only one.
+fn load_with(
+    shared: &Shared,
+    config: &ModelConfig,
+    files: &ModelDir,
+    candidates: &[&FoundEngine],
+) -> Result<LoadedModel, HostError> {
+    let options: Vec<(&str, &str)> =
+        config.options.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let n_threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let mut first_error = None;
+    for (idx, found) in candidates.iter().enumerate() {
+        let engine = found.info.name.as_str();
+        shared.lifecycle.progress("loading", 0, 0);
+        let services = Services::new(Arc::new(ModelServices {
+            model: shared.name.clone(),
+            engine: engine.to_owned(),
+            lifecycle: Arc::clone(&shared.lifecycle),
+            stop: Arc::clone(&shared.stop),
+        }));
+        let request = LoadRequest {
+            model_name: &shared.name,
+            model_dir: files.path(),
+            options: Options::new(&options),
+            n_threads,
+            services,
+        };
+        match found.engine.load(&request) {
+            Ok(model) => {
+                let why =
+                    if candidates.len() == 1 { "the only candidate" } else { "loads it first" };
+                tracing::info!(model = shared.name, engine, why, "the engine is chosen");
+                let _ = shared.engine.set(found.info.clone());
+                return Ok(model);
+            }
+            Err(error) => {
+                if shared.lifecycle.load_is_late() {
+                    let limit = shared.lifecycle.load_limit();
+                    return Err(HostError::LoadTimeout { model: shared.name.clone(), limit });
+                }
+                let may_go_on =
+                    matches!(error.kind(), ErrorKind::BadInput | ErrorKind::Unsupported);
+                let error = HostError::from(error);
+                if !may_go_on {
+                    return Err(error);
+                }
+                if idx + 1 < candidates.len() {
+                    let error = error.chain();
+                    tracing::info!(model = shared.name, engine, error, "the engine can't load it");
+                }
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    Err(first_error.unwrap_or_else(|| EngineError::internal("no engine was tried").into()))
+}
+
+/// An engine's figures have to make sense before anything is divided or allocated by them.
+fn check_info(info: &drivetrain_engine::TokenModelInfo) -> Result<(), HostError> {
+    let zeros = [
+        ("vocab", info.vocab),
+        ("dim", info.dim),
+        ("max_positions", info.max_positions),
+        ("kv_block_tokens", info.kv_block_tokens),
+        ("max_sequences", info.max_sequences),
+        ("max_batch_tokens", info.max_batch_tokens),
+    ];
+    match zeros.into_iter().find(|(_, value)| *value == 0) {
+        Some((field, _)) => {
+            let message =
+                format!("the engine says that the model's {field} is 0: it has to be 1 or more");
+            Err(EngineError::internal(message).into())
+        }
+        None => Ok(()),
+    }
+}
+
+fn log_figures(model: &str, info: &drivetrain_engine::TokenModelInfo) {
+    let product = |tokens: u64, bytes: u64| match tokens {
+        u64::MAX => "without limit".to_owned(),
+        tokens => Bytes(tokens.saturating_mul(bytes)).to_string(),
+    };
+    tracing::info!(
+        model,
+        kind = ?info.kind,
+        parameters = info.n_parameters,
+        weights = %Bytes(info.weight_bytes),
+        kv_cache = product(info.kv_capacity_tokens, info.kv_bytes_per_token),
+        cross_cache = product(info.cross_capacity_tokens, info.cross_bytes_per_token),
+        available = %memory::available().map_or_else(|| "unknown".to_owned(), |b| Bytes(b).to_string()),
+        max_positions = info.max_positions,
+        max_sequences = info.max_sequences,
+        max_batch_tokens = info.max_batch_tokens,
+        "the model's figures"
+    );
+}

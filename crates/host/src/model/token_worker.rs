@@ -1,0 +1,108 @@
+//! The thread of a model that the host schedules.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use drivetrain_engine::{EngineError, ErrorKind, TokenModel};
+
+use crate::HostError;
+use crate::model::inbox::Inbox;
+use crate::model::lifecycle::Lifecycle;
+use crate::scheduler::{Job, Limits, Scheduler};
+
+/// How often an idle model shows life and is asked for its health.
+const IDLE_TURN: Duration = Duration::from_secs(1);
+
+/// How long the thread rests when all sequences wait for their readers.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What the thread of a model that the host schedules works with.
+pub(crate) struct TokenWorker {
+    pub(crate) name: String,
+    pub(crate) inbox: Arc<Inbox<Job>>,
+    pub(crate) lifecycle: Arc<Lifecycle>,
+    pub(crate) limits: Limits,
+    /// Failures of the engine's own in a row after which the model is given up.
+    pub(crate) retry_threshold: u32,
+    /// Sequences that the engine held at the last idle moment; 0 unless it leaks.
+    pub(crate) n_leaked: Arc<AtomicUsize>,
+}
+
+impl TokenWorker {
+    /// Works until the inbox is closed and empty, or the model is gone, which is then the error.
+    pub(crate) fn run(&self, model: &mut dyn TokenModel) -> Result<(), HostError> {
+        let mut scheduler = Scheduler::new(&self.name, self.limits);
+        let end = self.turn(model, &mut scheduler);
+        if let Err(error) = &end {
+            let error = HostError::Failed {
+                model: self.name.clone(),
+                reason: error.chain(),
+                source: Some(Arc::new(error.clone())),
+            };
+            scheduler.fail_all(&error);
+        }
+        end
+    }
+
+    fn turn(&self, model: &mut dyn TokenModel, scheduler: &mut Scheduler) -> Result<(), HostError> {
+        let mut jobs = Vec::new();
+        let mut n_faults_in_a_row = 0;
+        let mut next_check = Instant::now();
+        loop {
+            self.lifecycle.beat();
+            let orders = self.inbox.take_all(&mut jobs);
+            jobs.drain(..).for_each(|job| scheduler.push(job));
+            if let Some(deadline) = orders.drain {
+                scheduler.drain(deadline);
+            }
+            let now = Instant::now();
+            if scheduler.is_idle() {
+                if orders.closed {
+                    return Ok(());
+                }
+                self.report_leaks(model);
+                self.check_health(model)?;
+                next_check = now + IDLE_TURN;
+                self.inbox.wait(IDLE_TURN);
+                continue;
+            }
+            let step = scheduler.step(model, now)?;
+            if step.n_calls > 0 {
+                n_faults_in_a_row = 0;
+            } else if step.n_faults > 0 {
+                n_faults_in_a_row += 1;
+                if n_faults_in_a_row > self.retry_threshold {
+                    return Err(HostError::Engine(EngineError::internal(format!(
+                        "{n_faults_in_a_row} calls in a row failed by the engine's own fault, more \
+                         than retry_threshold={}",
+                        self.retry_threshold
+                    ))));
+                }
+            } else if !scheduler.is_idle() {
+                self.inbox.wait(PAUSE);
+            }
+            if now >= next_check {
+                self.check_health(model)?;
+                next_check = now + IDLE_TURN;
+            }
+        }
+    }
+
+    fn check_health(&self, model: &mut dyn TokenModel) -> Result<(), HostError> {
+        match model.health() {
+            Ok(()) => self.lifecycle.set_illness(None),
+            Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(error.into()),
+            Err(error) => self.lifecycle.set_illness(Some(HostError::from(error).chain())),
+        }
+        Ok(())
+    }
+
+    /// When nothing runs the engine should hold nothing.
+    fn report_leaks(&self, model: &dyn TokenModel) {
+        let n_held = model.n_sequences();
+        if n_held != self.n_leaked.swap(n_held, Ordering::Relaxed) {
+            tracing::warn!(model = self.name, n_held, "the engine holds sequences while idle");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! One call of the engine: its segments, and the buffers of its results, used again and again.
+
+use drivetrain_engine::{Batch, EngineError, Outputs, Segment, SeqId, TokenId, TokenModel, Wanted};
+
+/// Which call it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Encode,
+    Forward,
+}
+
+/// A batch in the making, then its results. Nothing is allocated once the buffers have grown to
+/// the largest step.
+#[derive(Debug, Default)]
+pub(crate) struct Pass {
+    segments: Vec<Segment>,
+    tokens: Vec<TokenId>,
+    token_types: Vec<u32>,
+    /// Place of each segment's sequence among the running ones.
+    owners: Vec<usize>,
+    logits: Vec<f32>,
+    hidden: Vec<f32>,
+    n_logits: usize,
+    dim: usize,
+}
+
+/// What a sequence puts into a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece<'a> {
+    pub(crate) sequence: SeqId,
+    pub(crate) tokens: &'a [TokenId],
+    pub(crate) token_types: &'a [u32],
+    pub(crate) position: u32,
+    pub(crate) wanted: Wanted,
+}
+
+/// Rows that the segments before one left, which is where its own start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RowCursor {
+    logits: usize,
+    hidden: usize,
+}
+
+impl Pass {
+    pub(crate) fn new(n_logits: u32, dim: u32) -> Self {
+        Self { n_logits: n_logits as usize, dim: dim as usize, ..Self::default() }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.segments.clear();
+        self.tokens.clear();
+        self.token_types.clear();
+        self.owners.clear();
+    }
+
+    pub(crate) fn push(&mut self, owner: usize, piece: Piece<'_>) {
+        let first_token = self.tokens.len();
+        self.tokens.extend_from_slice(piece.tokens);
+        if !piece.token_types.is_empty() {
+            self.token_types.resize(first_token, 0);
+            self.token_types.extend_from_slice(piece.token_types);
+        }
+        if !self.token_types.is_empty() {
+            self.token_types.resize(self.tokens.len(), 0);
+        }
+        self.owners.push(owner);
+        self.segments.push(Segment {
+            sequence: piece.sequence,
+            first_token: first_token as u32,
+            n_tokens: piece.tokens.len() as u32,
+            position: piece.position,
+            wanted: piece.wanted,
+        });
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    pub(crate) fn n_segments(&self) -> usize {
+        self.segments.len()
+    }
+
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Tokens of a segment, and the place of its sequence.
+    pub(crate) fn segment(&self, idx: usize) -> Option<(usize, Segment)> {
+        Some((*self.owners.get(idx)?, *self.segments.get(idx)?))
+    }
+
+    /// Runs all segments in one call; the results of segment 0 are the first.
+    pub(crate) fn run_all(
+        &mut self,
+        call: Call,
+        model: &mut dyn TokenModel,
+    ) -> Result<(), EngineError> {
+        self.run(call, model, 0..self.segments.len())
+    }
+
+    /// Runs one segment alone; its results are the first.
+    pub(crate) fn run_one(
+        &mut self,
+        call: Call,
+        model: &mut dyn TokenModel,
+        idx: usize,
+    ) -> Result<(), EngineError> {
+        self.run(call, model, idx..idx + 1)
+    }
+
+    fn run(
+        &mut self,
+        call: Call,
+        model: &mut dyn TokenModel,
+        which: std::ops::Range<usize>,
+    ) -> Result<(), EngineError> {
+        let segments = self.segments.get(which).unwrap_or_default();
+        let batch = Batch::new(segments, &self.tokens, &self.token_types)?;
+        let (n_logits_rows, n_hidden_rows) = (batch.n_logits_rows(), batch.n_hidden_rows());
+        grow(&mut self.logits, n_logits_rows * self.n_logits);
+        grow(&mut self.hidden, n_hidden_rows * self.dim);
+        let mut out = Outputs::new(
+            &mut self.logits[..n_logits_rows * self.n_logits],
+            self.n_logits,
+            &mut self.hidden[..n_hidden_rows * self.dim],
+            self.dim,
+        );
+        match call {
+            Call::Encode => model.encode(&batch, &mut out)?,
+            Call::Forward => model.forward(&batch, &mut out)?,
+        }
+        let taken = (out.n_logits_taken(), out.n_hidden_taken());
+        if taken != (n_logits_rows, n_hidden_rows) {
+            return Err(EngineError::internal(format!(
+                "the engine wrote {} rows of logits and {} of hidden states where the batch wants \
+                 {n_logits_rows} and {n_hidden_rows}",
+                taken.0, taken.1
+            )));
+        }
+        Ok(())
+    }
+
+    /// The rows that `segment` left, `[n, n_logits]` and `[n, dim]`; moves `cursor` past them.
+    pub(crate) fn take_rows(
+        &mut self,
+        segment: &Segment,
+        cursor: &mut RowCursor,
+    ) -> (&mut [f32], &mut [f32]) {
+        let n_tokens = segment.n_tokens as usize;
+        let logits = cursor.logits * self.n_logits;
+        let hidden = cursor.hidden * self.dim;
+        cursor.logits += segment.wanted.n_logits_rows(n_tokens);
+        cursor.hidden += segment.wanted.n_hidden_rows(n_tokens);
+        let logits = logits..cursor.logits * self.n_logits;
+        let hidden = hidden..cursor.hidden * self.dim;
+        (
+            self.logits.get_mut(logits).unwrap_or_default(),
+            self.hidden.get_mut(hidden).unwrap_or_default(),
+        )
+    }
+}
+
+#[cfg(test)]
+impl Pass {
+    /// How much the buffers hold without growing.
+    pub(crate) fn capacities(&self) -> [usize; 6] {
+        [
+            self.segments.capacity(),
+            self.tokens.capacity(),
+            self.token_types.capacity(),
+            self.owners.capacity(),
+            self.logits.capacity(),
+            self.hidden.capacity(),
+        ]
+    }
+}
+
+fn grow(buffer: &mut Vec<f32>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+}

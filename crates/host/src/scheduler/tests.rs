@@ -1,0 +1,380 @@
+//! The scheduler against an engine that keeps book: single cases here, random schedules below.
+
+mod simulation;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use drivetrain_engine::{ErrorKind, ModelKind, TokenModelInfo};
+
+use super::*;
+use crate::FinishReason;
+use crate::fake::{Failure, Fake, NAN, POISON, hidden, info, next_token};
+use crate::logits::Rules;
+
+/// What became of a job.
+#[derive(Debug, Default)]
+struct Seen {
+    outcomes: Vec<Option<Outcome>>,
+    tokens: Vec<Vec<u32>>,
+    errors: Vec<HostError>,
+    n_started: usize,
+    is_closed: bool,
+    has_no_room: bool,
+    is_dropped: bool,
+}
+
+type Watch = Arc<Mutex<Seen>>;
+
+struct TestSink(Watch);
+
+impl Sink for TestSink {
+    fn is_closed(&self) -> bool {
+        self.0.lock().unwrap().is_closed
+    }
+    fn has_room(&self) -> bool {
+        !self.0.lock().unwrap().has_no_room
+    }
+    fn started(&mut self) {
+        self.0.lock().unwrap().n_started += 1;
+    }
+    fn token(&mut self, item: usize, id: u32) {
+        self.0.lock().unwrap().tokens[item].push(id);
+    }
+    fn finished(&mut self, item: usize, outcome: Outcome) {
+        let old = self.0.lock().unwrap().outcomes[item].replace(outcome);
+        assert!(old.is_none(), "item {item} is finished twice");
+    }
+    fn failed(&mut self, error: HostError) {
+        self.0.lock().unwrap().errors.push(error);
+    }
+}
+
+impl Drop for TestSink {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().is_dropped = true;
+    }
+}
+
+fn generate(encoder: &[u32], tokens: &[u32], max_new: usize) -> Work {
+    let rules = Rules {
+        n_prompt: tokens.len(),
+        max_length: tokens.len() + max_new,
+        eos: vec![0],
+        ..Rules::default()
+    };
+    let goal = Goal::Generate(rules);
+    Work { encoder: encoder.to_vec(), tokens: tokens.to_vec(), token_types: Vec::new(), goal }
+}
+
+/// What the engine says to `work` if it is alone.
+fn expected(work: &Work) -> Outcome {
+    match &work.goal {
+        Goal::Hidden => {
+            let n_tokens = work.tokens.len();
+            let rows = (1..=n_tokens).flat_map(|n| hidden(&work.encoder, &work.tokens[..n]));
+            Outcome::Hidden { n_tokens, values: rows.collect() }
+        }
+        Goal::Generate(rules) => {
+            let mut tokens = work.tokens.clone();
+            let finish = loop {
+                let id = next_token(&work.encoder, &tokens);
+                tokens.push(id);
+                if rules.eos.contains(&id) {
+                    break FinishReason::EndToken;
+                }
+                if tokens.len() >= rules.max_length {
+                    break FinishReason::Length;
+                }
+            };
+            Outcome::Tokens { ids: tokens.split_off(rules.n_prompt), finish }
+        }
+    }
+}
+
+/// A scheduler with its model and a clock of its own.
+struct Bench {
+    scheduler: Scheduler,
+    model: Fake,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(info: TokenModelInfo, step_tokens: u32) -> Self {
+        let limits = Limits::new(info, 1000, Some(step_tokens));
+        let scheduler = Scheduler::new("bench", limits);
+        Self { scheduler, model: Fake::new(info), now: Instant::now() }
+    }
+
+    fn of(kind: ModelKind) -> Self {
+        Self::new(info(kind), 64)
+    }
+
+    fn push(&mut self, works: Vec<Work>) -> Watch {
+        self.push_until(works, Duration::from_secs(3600))
+    }
+
+    fn push_until(&mut self, works: Vec<Work>, limit: Duration) -> Watch {
+        let watch = Watch::default();
+        {
+            let mut seen = watch.lock().unwrap();
+            seen.outcomes = vec![None; works.len()];
+            seen.tokens = vec![Vec::new(); works.len()];
+        }
+        works.iter().for_each(|work| self.scheduler.limits.check(work).unwrap());
+        let sink = Box::new(TestSink(Arc::clone(&watch)));
+        let deadline = self.now + limit;
+        self.scheduler.push(Job { works, sink, submitted: self.now, deadline });
+        watch
+    }
+
+    fn step(&mut self) -> Step {
+        self.now += Duration::from_millis(1);
+        self.scheduler.step(&mut self.model, self.now).unwrap()
+    }
+
+    fn run(&mut self) {
+        for _ in 0..10_000 {
+            if self.scheduler.is_idle() {
+                return;
+            }
+            self.step();
+        }
+        panic!("the scheduler does not come to rest");
+    }
+
+    /// Nothing is held and no rule was broken.
+    fn check_clean(&self) {
+        assert!(self.scheduler.is_idle());
+        assert_eq!(self.scheduler.used, Cache::default());
+        assert_eq!(self.model.n_sequences(), 0);
+        assert_eq!(self.model.book.lock().unwrap().sins, Vec::<String>::new());
+    }
+}
+
+fn check_done(watch: &Watch, works: &[Work]) {
+    let seen = watch.lock().unwrap();
+    assert!(seen.errors.is_empty() && seen.is_dropped, "{seen:?}");
+    for (idx, work) in works.iter().enumerate() {
+        let outcome = seen.outcomes[idx].as_ref().unwrap();
+        assert_eq!(*outcome, expected(work));
+        if let Outcome::Tokens { ids, .. } = outcome {
+            assert_eq!(*ids, seen.tokens[idx]);
+        }
+    }
+}
+
+fn errors(watch: &Watch) -> Vec<HostError> {
+    let seen = watch.lock().unwrap();
+    assert!(seen.is_dropped);
+    seen.errors.clone()
+}
+
+#[test]
+fn every_kind_of_model_and_goal_comes_through() {
+    let hidden = |encoder: &[u32], tokens: &[u32]| Work {
+        encoder: encoder.to_vec(),
+        ..Work::hidden(tokens.to_vec(), Vec::new())
+    };
+    for (kind, works) in [
+        (ModelKind::Decoder, vec![generate(&[], &[3, 4, 5], 9), hidden(&[], &[1, 2, 3])]),
+        (ModelKind::Encoder, vec![hidden(&[], &[5; 40]), hidden(&[], &[1]), hidden(&[], &[6; 64])]),
+        (
+            ModelKind::EncoderDecoder,
+            vec![
+                generate(&[7; 50], &[2], 12),
+                generate(&[8; 30], &[2], 1),
+                hidden(&[3, 4], &[2, 3]),
+            ],
+        ),
+    ] {
+        let mut bench = Bench::new(info(kind), 48);
+        let watch = bench.push(works.clone());
+        bench.run();
+        check_done(&watch, &works);
+        bench.check_clean();
+        assert_eq!(watch.lock().unwrap().n_started, 1);
+    }
+}
+
+#[test]
+fn prompts_are_cut_and_decodes_go_on() {
+    let mut bench = Bench::new(info(ModelKind::Decoder), 8);
+    let first = vec![generate(&[], &[9, 9], 30)];
+    let first_watch = bench.push(first.clone());
+    bench.step();
+    let second = vec![generate(&[], &[1; 30], 5)];
+    let second_watch = bench.push(second.clone());
+    // 7 tokens of the prompt beside each step of the first: five steps for 30.
+    for n_steps in 1..=4 {
+        bench.step();
+        assert_eq!(first_watch.lock().unwrap().tokens[0].len(), 1 + n_steps);
+        assert!(second_watch.lock().unwrap().tokens[0].is_empty());
+    }
+    bench.step();
+    assert_eq!(second_watch.lock().unwrap().tokens[0].len(), 1);
+    bench.run();
+    check_done(&first_watch, &first);
+    check_done(&second_watch, &second);
+    bench.check_clean();
+}
+
+#[test]
+fn only_the_guilty_fail() {
+    let mut bench = Bench::of(ModelKind::Decoder);
+    let innocent = vec![generate(&[], &[3, 4], 8)];
+    let guilty = vec![generate(&[], &[3, POISON], 8), generate(&[], &[3], 8)];
+    let mad = vec![generate(&[], &[NAN], 8)];
+    let watches = [bench.push(innocent.clone()), bench.push(guilty), bench.push(mad)];
+    bench.run();
+    check_done(&watches[0], &innocent);
+    let of_guilty = errors(&watches[1]);
+    assert!(matches!(&of_guilty[..], [HostError::Engine(e)] if e.message() == "poison"));
+    let of_mad = errors(&watches[2]);
+    assert!(matches!(&of_mad[..], [HostError::Engine(e)] if e.kind() == ErrorKind::Internal));
+    bench.check_clean();
+}
+
+#[test]
+fn only_the_guilty_fail_in_the_encoder() {
+    let mut bench = Bench::of(ModelKind::EncoderDecoder);
+    let innocent = vec![generate(&[3, 4], &[2], 8)];
+    let guilty = vec![generate(&[POISON], &[2], 8)];
+    let watches = [bench.push(guilty), bench.push(innocent.clone())];
+    bench.run();
+    assert_eq!(errors(&watches[0]).len(), 1);
+    check_done(&watches[1], &innocent);
+    bench.check_clean();
+}
+
+#[test]
+fn an_engine_that_breaks_its_rules_fails_with_its_own_words() {
+    let mut bench = Bench::of(ModelKind::Decoder);
+    bench.model.book.lock().unwrap().fails_at = Some((0, Failure::RowMissing));
+    let watches = [1, 2].map(|t| bench.push(vec![generate(&[], &[t], 4)]));
+    bench.run();
+    for watch in &watches {
+        let [HostError::Engine(error)] = &errors(watch)[..] else { panic!("{watch:?}") };
+        assert!(error.message().contains("1 rows of logits and 0"), "{error}");
+    }
+}
+
+#[test]
+fn faults_are_counted_and_a_lost_device_ends_it() {
+    let mut bench = Bench::of(ModelKind::Decoder);
+    let watch = bench.push(vec![generate(&[], &[1], 4)]);
+    bench.model.book.lock().unwrap().fails_at = Some((0, Failure::Internal));
+    assert_eq!(bench.step(), Step { n_calls: 0, n_faults: 1 });
+    assert_eq!(errors(&watch).len(), 1);
+    let watch = bench.push(vec![generate(&[], &[1], 4)]);
+    bench.model.book.lock().unwrap().fails_at = Some((0, Failure::DeviceLost));
+    let error = bench.scheduler.step(&mut bench.model, bench.now).unwrap_err();
+    let n_released = bench.model.book.lock().unwrap().n_released;
+    bench.scheduler.fail_all(&error.into());
+    assert_eq!(errors(&watch).len(), 1);
+    assert!(bench.scheduler.is_idle());
+    assert_eq!(bench.model.book.lock().unwrap().n_released, n_released);
+}
+
+#[test]
+fn a_cancelled_job_leaves_at_the_next_step() {
+    let mut bench = Bench::of(ModelKind::EncoderDecoder);
+    let running = bench.push(vec![generate(&[4], &[2], 50)]);
+    bench.step();
+    let waiting = bench.push(vec![generate(&[5], &[2], 50)]);
+    running.lock().unwrap().is_closed = true;
+    waiting.lock().unwrap().is_closed = true;
+    bench.step();
+    bench.check_clean();
+    assert!(errors(&running).is_empty() && errors(&waiting).is_empty());
+}
+
+#[test]
+fn a_late_job_is_told_so() {
+    let mut small = info(ModelKind::Decoder);
+    small.max_sequences = 1;
+    let mut bench = Bench::new(small, 64);
+    let running = bench.push_until(vec![generate(&[], &[1], 60)], Duration::from_millis(3));
+    let waiting = bench.push_until(vec![generate(&[], &[1], 60)], Duration::from_millis(2));
+    bench.run();
+    for watch in [running, waiting] {
+        assert!(matches!(&errors(&watch)[..], [HostError::Timeout { .. }]));
+    }
+    bench.check_clean();
+}
+
+#[test]
+fn a_drain_cuts_generations_off_with_what_they_have() {
+    let mut small = info(ModelKind::Decoder);
+    small.max_sequences = 2;
+    let mut bench = Bench::new(small, 64);
+    // The first of two items runs, the second waits: their job has begun and is answered.
+    let begun = bench.push(vec![generate(&[], &[9, 9], 60), generate(&[], &[9, 8], 60)]);
+    let features = bench.push(vec![Work::hidden(vec![1; 60], Vec::new())]);
+    let queued = bench.push(vec![generate(&[], &[4], 60)]);
+    bench.scheduler.limits.max_sequences = 1;
+    bench.step();
+    bench.step();
+    bench.scheduler.drain(bench.now);
+    bench.step();
+    let seen = begun.lock().unwrap();
+    let Some(Outcome::Tokens { ids, finish: FinishReason::Shutdown }) = &seen.outcomes[0] else {
+        panic!("{seen:?}");
+    };
+    assert_eq!(ids.len(), 2);
+    let nothing = Outcome::Tokens { ids: Vec::new(), finish: FinishReason::Shutdown };
+    assert_eq!(seen.outcomes[1], Some(nothing));
+    for watch in [features, queued] {
+        assert!(matches!(&errors(&watch)[..], [HostError::ShuttingDown]));
+    }
+    bench.check_clean();
+}
+
+#[test]
+fn a_slow_reader_rests_and_others_go_on() {
+    let mut bench = Bench::of(ModelKind::Decoder);
+    let works = [vec![generate(&[], &[9, 9], 10)], vec![generate(&[], &[9, 8], 10)]];
+    let slow = bench.push(works[0].clone());
+    let quick = bench.push(works[1].clone());
+    bench.step();
+    slow.lock().unwrap().has_no_room = true;
+    (0..20).for_each(|_| assert!(bench.step().n_faults == 0));
+    check_done(&quick, &works[1]);
+    assert_eq!(slow.lock().unwrap().tokens[0].len(), 1);
+    assert_eq!(bench.step(), Step::default());
+    slow.lock().unwrap().has_no_room = false;
+    bench.run();
+    check_done(&slow, &works[0]);
+    bench.check_clean();
+}
+
+#[test]
+fn what_can_never_fit_is_refused() {
+    let mut small = info(ModelKind::EncoderDecoder);
+    (small.kv_capacity_tokens, small.cross_capacity_tokens) = (10, 20);
+    let limits = Limits::new(small, 8, None);
+    let check = |work: Work, expect: bool| {
+        assert_eq!(limits.check(&work).is_ok(), expect, "{work:?}");
+    };
+    check(generate(&[1; 20], &[2], 10), true);
+    check(generate(&[1; 21], &[2], 10), false);
+    check(generate(&[1], &[2], 11), false);
+    let mut narrow = info(ModelKind::Encoder);
+    narrow.max_batch_tokens = 30;
+    let limits = Limits::new(narrow, 8, None);
+    assert!(limits.check(&Work::hidden(vec![1; 30], Vec::new())).is_ok());
+    assert!(limits.check(&Work::hidden(vec![1; 31], Vec::new())).is_err());
+}
+
+#[test]
+fn a_warm_step_keeps_its_buffers() {
+    let mut bench = Bench::of(ModelKind::Decoder);
+    let works = |first| (0..4).map(|n| generate(&[], &[first, n + 1], 60)).collect();
+    bench.push(works(9));
+    bench.run();
+    let warm = bench.scheduler.pass.capacities();
+    bench.push(works(8));
+    bench.run();
+    assert_eq!(bench.scheduler.pass.capacities(), warm);
+    bench.check_clean();
+}

@@ -1,0 +1,340 @@
+//! A loaded model's task: what turns requests into work and outcomes into replies.
+
+use drivetrain_artifacts::{DecodeSpecial, JsonFile, SpecialTokens};
+use drivetrain_engine::{EngineError, ModelKind, TokenModelInfo};
+use serde_json::Value;
+
+use super::text::{Encoded, ModelText, Text};
+use super::{Generated, Task, TaskReply, TaskRequest};
+use super::{feature_extraction, summarization, text_generation, text2text_generation};
+use crate::HostError;
+use crate::logits::{Defaults, Params};
+use crate::scheduler::{Limits, Outcome, Work};
+
+/// A loaded model's task, with all that its requests need.
+pub(crate) struct TaskContext {
+    pub(super) model: String,
+    task: Task,
+    pub(super) text: Box<dyn Text>,
+    limits: Limits,
+    pub(super) defaults: Defaults,
+    /// What the model's class puts before a decoder's input that it makes itself.
+    pub(super) shift_start: Option<u32>,
+}
+
+/// What a request's outcomes need to become its reply.
+pub(crate) struct Prepared {
+    pub(super) items: Vec<Item>,
+    /// Whether replies keep special tokens.
+    pub(super) special: DecodeSpecial,
+    /// Whether `text-generation` puts the prompt before the new text.
+    pub(super) is_full_text: bool,
+}
+
+/// What one outcome needs.
+pub(crate) struct Item {
+    pub(super) n_prompt_tokens: usize,
+    /// The prompt, where the reply repeats it.
+    pub(super) prompt: Option<Prompt>,
+}
+
+/// A prompt as text and as ids.
+pub(crate) struct Prompt {
+    pub(super) text: String,
+    pub(super) ids: Vec<u32>,
+}
+
+impl TaskContext {
+    /// The task of a model: `wanted`, or what its architecture says.
+    ///
+    /// # Errors
+    /// No such task, none that follows from the model, one that the model can't do; a tokenizer
+    /// that does not belong to the model; or files with impossible values.
+    pub(crate) fn new(
+        model: &str,
+        wanted: Option<&str>,
+        text: ModelText,
+        limits: Limits,
+    ) -> Result<Self, HostError> {
+        let info = &limits.info;
+        let n_ids = text.text.n_ids();
+        if n_ids > info.vocab {
+            return Err(HostError::TokenizerMismatch { dir: text.dir, n_ids, n_rows: info.vocab });
+        }
+        let task = choose(wanted, &text)?;
+        check_kind(model, task, info)?;
+        check_tokens(task, &text, info)?;
+        let json = text.config.as_ref().map(|config| &config.json);
+        let configured = json.map(|json: &JsonFile| json.opt_u32("decoder_start_token_id"));
+        let shift_start =
+            configured.transpose()?.flatten().or(text.generation.decoder_start_token_id);
+        let defaults = defaults(model, &text, info);
+        Ok(Self { model: model.to_owned(), task, text: text.text, limits, defaults, shift_start })
+    }
+
+    pub(crate) fn task(&self) -> Task {
+        self.task
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Turns a request into work the model can do.
+    ///
+    /// # Errors
+    /// `BadRequest` that names the input or the parameter, or what the tokenizer says.
+    pub(crate) fn prepare(
+        &self,
+        request: &TaskRequest,
+    ) -> Result<(Vec<Work>, Prepared), HostError> {
+        if request.inputs.is_empty() {
+            return Err(HostError::bad_request("inputs is empty: give at least one text"));
+        }
+        let params = Params(&request.parameters);
+        params.log_unknown(&request.id);
+        let (works, prepared) = match self.task {
+            Task::FeatureExtraction => feature_extraction::prepare(self, request, params)?,
+            Task::Text2TextGeneration => text2text_generation::prepare(self, request, params)?,
+            Task::Summarization => summarization::prepare(self, request, params)?,
+            Task::TextGeneration => text_generation::prepare(self, request, params)?,
+        };
+        works.iter().try_for_each(|work| self.limits.check(work))?;
+        Ok((works, prepared))
+    }
+
+    /// Turns outcomes, one an input in order, into the reply.
+    ///
+    /// # Errors
+    /// What the tokenizer says.
+    pub(crate) fn reply(
+        &self,
+        prepared: &Prepared,
+        outcomes: Vec<Outcome>,
+    ) -> Result<TaskReply, HostError> {
+        if outcomes.len() != prepared.items.len() {
+            let message =
+                format!("{} outcomes for {} inputs", outcomes.len(), prepared.items.len());
+            return Err(EngineError::internal(message).into());
+        }
+        match self.task {
+            Task::FeatureExtraction => feature_extraction::reply(self.limits.info.dim, outcomes),
+            Task::Text2TextGeneration => text2text_generation::reply(self, prepared, outcomes),
+            Task::Summarization => summarization::reply(self, prepared, outcomes),
+            Task::TextGeneration => text_generation::reply(self, prepared, outcomes),
+        }
+    }
+
+    /// The text of `ids`, as the request wants it.
+    pub(super) fn decode(&self, prepared: &Prepared, ids: &[u32]) -> Result<String, HostError> {
+        self.text.decode(ids, prepared.special)
+    }
+
+    /// The new tokens of an outcome as text.
+    pub(super) fn generated(
+        &self,
+        prepared: &Prepared,
+        item: &Item,
+        outcome: Outcome,
+    ) -> Result<Generated, HostError> {
+        let Outcome::Tokens { ids, finish } = outcome else {
+            return Err(EngineError::internal("a generation ended in hidden states").into());
+        };
+        Ok(Generated {
+            text: self.decode(prepared, &ids)?,
+            full_text: None,
+            finish,
+            n_prompt_tokens: item.n_prompt_tokens,
+            n_tokens: ids.len(),
+            ids,
+        })
+    }
+
+    /// The tokens of input `idx`, no more than `limit`: cut if the request says `truncation`, to
+    /// `cut_limit` where that is less, as the tokenizer's own length is.
+    pub(super) fn encode(
+        &self,
+        idx: usize,
+        text: &str,
+        how: &Encoding,
+    ) -> Result<Encoded, HostError> {
+        let mut encoded = self.text.encode(text, how.special)?;
+        let found = encoded.ids.len();
+        if how.truncates {
+            if !encoded.cut(how.cut_limit.min(how.limit)) {
+                return Err(HostError::bad_request(format!(
+                    "inputs[{idx}]: {} tokens leave no room for the text beside the special ones",
+                    how.cut_limit.min(how.limit)
+                )));
+            }
+        } else if found > how.limit {
+            return Err(HostError::bad_request(format!(
+                "inputs[{idx}] has {found} tokens and model {} takes {}: shorten it, or set \
+                 parameters.truncation to true",
+                self.model, how.limit
+            )));
+        }
+        Ok(encoded)
+    }
+}
+
+/// How inputs become tokens.
+#[derive(Clone, Debug)]
+pub(super) struct Encoding {
+    /// The model's own limit.
+    pub(super) limit: usize,
+    /// What texts are cut to, where they are.
+    pub(super) cut_limit: usize,
+    pub(super) truncates: bool,
+    pub(super) special: SpecialTokens,
+}
+
+impl Encoding {
+    /// Reads `truncation` and `add_special_tokens`, here or in `tokenize_kwargs`.
+    pub(super) fn read(
+        context: &TaskContext,
+        params: Params<'_>,
+        limit: usize,
+    ) -> Result<Self, HostError> {
+        let inner = match params.get("tokenize_kwargs") {
+            None => None,
+            Some(Value::Object(map)) => Some(Params(map)),
+            Some(value) => {
+                return Err(HostError::bad_request(format!(
+                    "parameters.tokenize_kwargs={value}: expected an object"
+                )));
+            }
+        };
+        let either = |read: &dyn Fn(Params<'_>) -> Result<Option<bool>, HostError>| {
+            let own = read(params)?;
+            let inner = inner.map(read).transpose()?.flatten();
+            Ok::<_, HostError>(own.or(inner))
+        };
+        let own_limit = inner.map(|p| p.whole("max_length", 1)).transpose()?.flatten();
+        let known = own_limit.map(|n| n as usize).or_else(|| context.text.max_length());
+        Ok(Self {
+            limit,
+            cut_limit: known.unwrap_or(limit),
+            truncates: either(&truncation)?.unwrap_or(false),
+            special: match either(&|p| p.flag("add_special_tokens"))? {
+                Some(false) => SpecialTokens::None,
+                _ => SpecialTokens::Add,
+            },
+        })
+    }
+}
+
+/// Whether the reply keeps special tokens: `skip_special_tokens`.
+pub(super) fn decode_special(params: Params<'_>) -> Result<DecodeSpecial, HostError> {
+    Ok(match params.flag("skip_special_tokens")? {
+        Some(false) => DecodeSpecial::Keep,
+        _ => DecodeSpecial::Skip,
+    })
+}
+
+/// `truncation`: a truth value, or one of the tokenizer's strategies.
+fn truncation(params: Params<'_>) -> Result<Option<bool>, HostError> {
+    match params.get("truncation") {
+        None => Ok(None),
+        Some(Value::Bool(truncates)) => Ok(Some(*truncates)),
+        Some(Value::String(name)) if matches!(name.as_str(), "longest_first" | "only_first") => {
+            Ok(Some(true))
+        }
+        Some(Value::String(name)) if name == "do_not_truncate" => Ok(Some(false)),
+        Some(value) => Err(HostError::bad_request(format!(
+            "parameters.truncation={value}: expected true, false, \"longest_first\", \
+             \"only_first\" or \"do_not_truncate\""
+        ))),
+    }
+}
+
+/// The task of a model, from the setting or from its class.
+fn choose(wanted: Option<&str>, text: &ModelText) -> Result<Task, HostError> {
+    if let Some(wanted) = wanted {
+        return wanted.parse().map_err(HostError::UnknownTask);
+    }
+    let architectures = text.config.as_ref().map_or(&[][..], |config| &config.architectures);
+    Task::of_architectures(architectures).ok_or_else(|| HostError::NoTask {
+        file: text.config_path(),
+        architectures: architectures.to_vec(),
+        allowed: super::task_names(),
+    })
+}
+
+/// Whether a model of this shape can do the task.
+fn check_kind(model: &str, task: Task, info: &TokenModelInfo) -> Result<(), HostError> {
+    let needs = match (task, info.kind) {
+        (Task::FeatureExtraction, _) => return Ok(()),
+        (Task::TextGeneration, ModelKind::Decoder)
+        | (Task::Text2TextGeneration | Task::Summarization, ModelKind::EncoderDecoder)
+            if info.n_logits > 0 =>
+        {
+            return Ok(());
+        }
+        (Task::TextGeneration, _) => "a decoder-only model with a language-model head",
+        _ => "an encoder-decoder model with a language-model head",
+    };
+    let has_head = info.n_logits > 0;
+    let (is, allowed) = match info.kind {
+        ModelKind::Encoder => ("an encoder-only one", "feature-extraction"),
+        ModelKind::Decoder if has_head => {
+            ("a decoder-only one", "text-generation, feature-extraction")
+        }
+        ModelKind::EncoderDecoder if has_head => {
+            ("an encoder-decoder one", "text2text-generation, summarization, feature-extraction")
+        }
+        _ => ("one without a language-model head", "feature-extraction"),
+    };
+    let (model, task) = (model.to_owned(), task.name().to_owned());
+    Err(HostError::TaskModel { model, task, needs, is, allowed: allowed.to_owned() })
+}
+
+/// Whether the tokens that generation puts in by itself are the model's.
+fn check_tokens(task: Task, text: &ModelText, info: &TokenModelInfo) -> Result<(), HostError> {
+    let generation = &text.generation;
+    let forced_eos = generation.forced_eos_token_id.iter().copied().max();
+    let tokens = [
+        ("decoder_start_token_id", generation.decoder_start_token_id, info.vocab),
+        ("forced_bos_token_id", generation.forced_bos_token_id, info.n_logits),
+        ("forced_eos_token_id", forced_eos, info.n_logits),
+    ];
+    for (key, id, n_ids) in tokens {
+        if let Some(id) = id.filter(|id| *id >= n_ids && task.generates()) {
+            return Err(HostError::TokenOutOfRange { dir: text.dir.clone(), key, id, n_ids });
+        }
+    }
+    Ok(())
+}
+
+/// What the model's files say of generation, said once where this version can't follow.
+fn defaults(model: &str, text: &ModelText, info: &TokenModelInfo) -> Defaults {
+    let generation = &text.generation;
+    if generation.do_sample == Some(true) || generation.num_beams.is_some_and(|n| n > 1) {
+        tracing::warn!(
+            model,
+            do_sample = generation.do_sample,
+            num_beams = generation.num_beams,
+            "the generation configuration asks for sampling or beams: this version decodes greedily"
+        );
+    }
+    Defaults {
+        bos_token_id: generation.bos_token_id,
+        eos_token_id: generation.eos_token_id.clone(),
+        decoder_start_token_id: generation.decoder_start_token_id,
+        forced_bos_token_id: generation.forced_bos_token_id,
+        forced_eos_token_id: generation.forced_eos_token_id.clone(),
+        max_length: generation.max_length,
+        max_new_tokens: generation.max_new_tokens,
+        min_length: generation.min_length,
+        min_new_tokens: generation.min_new_tokens,
+        repetition_penalty: generation.repetition_penalty,
+        no_repeat_ngram_size: generation.no_repeat_ngram_size,
+        bad_words_ids: generation.bad_words_ids.clone().into(),
+        suppress_tokens: generation.suppress_tokens.clone().into(),
+        begin_suppress_tokens: generation.begin_suppress_tokens.clone().into(),
+        exponential_decay_length_penalty: generation.exponential_decay_length_penalty,
+        is_encoder_decoder: info.kind == ModelKind::EncoderDecoder,
+        n_logits: info.n_logits,
+        max_positions: info.max_positions,
+    }
+}

@@ -1,0 +1,197 @@
+//! What a model can be asked for: the tasks, their requests and their replies.
+
+mod context;
+mod feature_extraction;
+mod summarization;
+mod text;
+mod text2text_generation;
+mod text_generation;
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+
+pub(crate) use context::{Prepared, TaskContext};
+pub(crate) use text::ModelText;
+
+/// What a request asks of a model, by the names of transformers' pipelines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Task {
+    /// `feature-extraction`: the last hidden states of a text.
+    FeatureExtraction,
+    /// `text2text-generation`: what an encoder-decoder model says to a text.
+    Text2TextGeneration,
+    /// `summarization`: as text2text generation, under another name.
+    Summarization,
+    /// `text-generation`: how a decoder-only model continues a text.
+    TextGeneration,
+}
+
+impl Task {
+    /// Every task, in the order that messages list them.
+    pub const ALL: [Self; 4] = [
+        Self::FeatureExtraction,
+        Self::Text2TextGeneration,
+        Self::Summarization,
+        Self::TextGeneration,
+    ];
+
+    /// The name that `option.task` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FeatureExtraction => "feature-extraction",
+            Self::Text2TextGeneration => "text2text-generation",
+            Self::Summarization => "summarization",
+            Self::TextGeneration => "text-generation",
+        }
+    }
+
+    /// The task that a model's first class was made for, if it is one of these. The suffixes are
+    /// those of DJL Serving's Hugging Face handler.
+    pub fn of_architectures(architectures: &[String]) -> Option<Self> {
+        const SUFFIXES: [(&str, Task); 7] = [
+            ("ForCausalLM", Task::TextGeneration),
+            ("GPT2LMHeadModel", Task::TextGeneration),
+            ("BloomModel", Task::TextGeneration),
+            ("ForConditionalGeneration", Task::Text2TextGeneration),
+            ("MTModel", Task::Text2TextGeneration),
+            ("EncoderDecoderModel", Task::Text2TextGeneration),
+            ("T5WithLMHeadModel", Task::Text2TextGeneration),
+        ];
+        let class = architectures.first()?;
+        SUFFIXES.iter().find(|(suffix, _)| class.ends_with(suffix)).map(|(_, task)| *task)
+    }
+
+    /// Whether the task's reply is text that the model generated.
+    pub fn generates(self) -> bool {
+        self != Self::FeatureExtraction
+    }
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that is no task of this version.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("task {name:?} is not one of {}", task_names())]
+pub struct UnknownTask {
+    /// The name found.
+    pub name: String,
+}
+
+fn task_names() -> String {
+    Task::ALL.map(Task::name).join(", ")
+}
+
+impl FromStr for Task {
+    type Err = UnknownTask;
+
+    fn from_str(name: &str) -> Result<Self, UnknownTask> {
+        let wanted = name.trim().to_ascii_lowercase().replace('_', "-");
+        Self::ALL
+            .into_iter()
+            .find(|task| task.name() == wanted)
+            .ok_or_else(|| UnknownTask { name: name.to_owned() })
+    }
+}
+
+/// A request to a model that the host schedules.
+#[derive(Clone, Debug, Default)]
+pub struct TaskRequest {
+    /// The request's id, for logs.
+    pub id: String,
+    /// The texts; the reply has one entry for each, in order.
+    pub inputs: Vec<String>,
+    /// The pipeline's keyword arguments (`max_new_tokens`, `truncation`, ...).
+    pub parameters: Map<String, Value>,
+    /// When the answer is of no use any more. The model's `predict_timeout` bounds it anyway.
+    pub deadline: Option<Instant>,
+}
+
+/// The answer to a [`TaskRequest`]: one entry an input, in order.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum TaskReply {
+    /// Of `feature-extraction`.
+    Features(Vec<Features>),
+    /// Of the tasks that generate; the task says what the field is called.
+    Generated(Vec<Generated>, Task),
+}
+
+/// The hidden states of one input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Features {
+    /// Rows.
+    pub n_tokens: usize,
+    /// Columns.
+    pub dim: usize,
+    /// The states, `[n_tokens, dim]`, row-major.
+    pub values: Vec<f32>,
+}
+
+impl Features {
+    /// The states token by token, each `[dim]`.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.values.chunks_exact(self.dim.max(1))
+    }
+}
+
+/// What was generated for one input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// The text of the new tokens alone.
+    pub text: String,
+    /// Prompt and continuation: `text-generation`, unless `return_full_text` is false.
+    pub full_text: Option<String>,
+    /// Why generation ended.
+    pub finish: FinishReason,
+    /// Tokens of the input, special ones included.
+    pub n_prompt_tokens: usize,
+    /// Tokens generated; the end token counts.
+    pub n_tokens: usize,
+    /// The ids generated, the end token included.
+    pub ids: Vec<u32>,
+}
+
+impl Generated {
+    /// The text to print as `generated_text` or `summary_text`: [`Self::full_text`] where there is
+    /// one, else [`Self::text`].
+    pub fn reply_text(&self) -> &str {
+        self.full_text.as_deref().unwrap_or(&self.text)
+    }
+}
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FinishReason {
+    /// The model said an end token.
+    EndToken,
+    /// The length limit was reached.
+    Length,
+    /// The server is shutting down; the text is what there was by then.
+    Shutdown,
+}
+
+impl FinishReason {
+    /// The name used in replies: `eos_token`, `length`, `shutdown`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EndToken => "eos_token",
+            Self::Length => "length",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+impl fmt::Display for FinishReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

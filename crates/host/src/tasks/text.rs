@@ -1,0 +1,145 @@
+//! The text side of a model: its tokenizer, and what its files say of generation.
+
+use std::path::{Path, PathBuf};
+
+use drivetrain_artifacts::{
+    DecodeSpecial, Encoding, GenerationConfig, ModelConfig, ModelDir, SpecialTokens, Tokenizer,
+};
+
+use crate::HostError;
+
+/// Text to tokens and back.
+pub(crate) trait Text: Send + Sync {
+    /// The tokens of `text`.
+    fn encode(&self, text: &str, special: SpecialTokens) -> Result<Encoded, HostError>;
+
+    /// The text of `ids`.
+    fn decode(&self, ids: &[u32], special: DecodeSpecial) -> Result<String, HostError>;
+
+    /// The length the tokenizer cuts to where it is told to cut, if it knows one.
+    fn max_length(&self) -> Option<usize>;
+
+    /// The token that starts a text.
+    fn bos(&self) -> Option<u32>;
+
+    /// The highest id plus 1.
+    fn n_ids(&self) -> u32;
+}
+
+impl Text for Tokenizer {
+    fn encode(&self, text: &str, special: SpecialTokens) -> Result<Encoded, HostError> {
+        let Encoding { ids, type_ids, special, .. } = Self::encode(self, text, special)?;
+        Ok(Encoded { ids, type_ids, special })
+    }
+
+    fn decode(&self, ids: &[u32], special: DecodeSpecial) -> Result<String, HostError> {
+        Ok(Self::decode(self, ids, special)?)
+    }
+
+    fn max_length(&self) -> Option<usize> {
+        self.model_max_length().map(|n| n as usize)
+    }
+
+    fn bos(&self) -> Option<u32> {
+        self.bos_token_id()
+    }
+
+    fn n_ids(&self) -> u32 {
+        self.vocab_size()
+    }
+}
+
+/// A text as tokens.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Encoded {
+    pub(crate) ids: Vec<u32>,
+    /// The token types; empty or one for each id.
+    pub(crate) type_ids: Vec<u32>,
+    /// Whether each id was put around the text.
+    pub(crate) special: Vec<bool>,
+}
+
+impl Encoded {
+    /// Cuts the text's own tokens on the right until `limit` are left in all, special ones kept.
+    /// `false` if the special ones alone are too many.
+    pub(crate) fn cut(&mut self, limit: usize) -> bool {
+        let n = self.ids.len();
+        if n <= limit {
+            return true;
+        }
+        let n_head = self.special.iter().take_while(|special| **special).count();
+        let n_tail = self.special.iter().rev().take_while(|special| **special).count();
+        let Some(n_kept) = limit.checked_sub(n_head + n_tail).filter(|_| n_head + n_tail <= n)
+        else {
+            return false;
+        };
+        let gone = n_head + n_kept..n - n_tail;
+        self.ids.drain(gone.clone());
+        if self.type_ids.len() == n {
+            self.type_ids.drain(gone.clone());
+        }
+        if self.special.len() == n {
+            self.special.drain(gone);
+        }
+        true
+    }
+}
+
+/// What a scheduled model's directory says about text.
+pub(crate) struct ModelText {
+    pub(crate) dir: PathBuf,
+    /// `config.json`; a model that needs none may have none.
+    pub(crate) config: Option<ModelConfig>,
+    pub(crate) generation: GenerationConfig,
+    pub(crate) text: Box<dyn Text>,
+}
+
+impl ModelText {
+    /// Reads `config.json`, `generation_config.json` and the tokenizer's files.
+    ///
+    /// # Errors
+    /// One of them is missing or wrong; without `config.json` the other two must do.
+    pub(crate) fn read(files: &ModelDir) -> Result<Self, HostError> {
+        let has_config = files.file("config.json")?.is_some();
+        let config = if has_config { Some(ModelConfig::read(files)?) } else { None };
+        let generation = match &config {
+            Some(config) => GenerationConfig::read(files, config)?,
+            None => GenerationConfig::default(),
+        };
+        let text = Box::new(Tokenizer::read(files)?);
+        Ok(Self { dir: files.path().to_owned(), config, generation, text })
+    }
+
+    /// The file that names the architectures.
+    pub(crate) fn config_path(&self) -> PathBuf {
+        match &self.config {
+            Some(config) => config.json.path().to_owned(),
+            None => Path::new(&self.dir).join("config.json"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_keeps_what_stands_around_the_text() {
+        let check = |special: &[u8], limit: usize, expect: Option<&[u32]>| {
+            let mut encoded = Encoded {
+                ids: (0..special.len() as u32).collect(),
+                type_ids: vec![0; special.len()],
+                special: special.iter().map(|s| *s == 1).collect(),
+            };
+            let found = encoded.cut(limit).then_some(encoded.ids.as_slice());
+            assert_eq!(found, expect, "{special:?} {limit}");
+        };
+        check(&[1, 0, 0, 0, 1], 5, Some(&[0, 1, 2, 3, 4]));
+        check(&[1, 0, 0, 0, 1], 3, Some(&[0, 1, 4]));
+        check(&[1, 0, 0, 0, 1], 2, Some(&[0, 4]));
+        check(&[1, 0, 0, 0, 1], 1, None);
+        check(&[0, 0, 0], 1, Some(&[0]));
+        check(&[1, 0, 0], 2, Some(&[0, 1]));
+        check(&[1, 1, 1], 2, None);
+    }
+}

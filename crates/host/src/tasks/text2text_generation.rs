@@ -1,0 +1,72 @@
+//! `text2text-generation`: what an encoder-decoder model says to each input.
+
+use super::context::{Encoding, Item, Prepared, TaskContext, decode_special};
+use super::{Task, TaskReply, TaskRequest};
+use crate::HostError;
+use crate::logits::{GenerationParams, Params};
+use crate::scheduler::{Goal, Outcome, Work};
+
+pub(super) fn prepare(
+    context: &TaskContext,
+    request: &TaskRequest,
+    params: Params<'_>,
+) -> Result<(Vec<Work>, Prepared), HostError> {
+    let generation = GenerationParams::read(params, &context.defaults)?;
+    let limit = context.limits().info.max_encoder_positions as usize;
+    let how = Encoding::read(context, params, limit)?;
+    let special = decode_special(params)?;
+    let start = start(context, params)?;
+    // The decoder always starts with the start token alone.
+    let rules = generation.rules(1)?;
+    let mut works = Vec::with_capacity(request.inputs.len());
+    let mut items = Vec::with_capacity(request.inputs.len());
+    for (idx, text) in request.inputs.iter().enumerate() {
+        let encoder = context.encode(idx, text, &how)?.ids;
+        if encoder.is_empty() {
+            return Err(HostError::bad_request(format!(
+                "inputs[{idx}] gives no tokens: give a text that is not empty"
+            )));
+        }
+        items.push(Item { n_prompt_tokens: encoder.len(), prompt: None });
+        let goal = Goal::Generate(rules.clone());
+        works.push(Work { encoder, tokens: vec![start], token_types: Vec::new(), goal });
+    }
+    Ok((works, Prepared { items, special, is_full_text: false }))
+}
+
+/// The token a decoder starts with.
+fn start(context: &TaskContext, params: Params<'_>) -> Result<u32, HostError> {
+    let asked = params.ids("decoder_start_token_id", context.limits().info.vocab)?;
+    let defaults = &context.defaults;
+    asked
+        .and_then(|ids| ids.first().copied())
+        .or(defaults.decoder_start_token_id)
+        .or(defaults.bos_token_id)
+        .ok_or_else(|| {
+            HostError::bad_request(format!(
+                "model {} says no decoder_start_token_id and no bos_token_id: set \
+                 parameters.decoder_start_token_id",
+                context.model
+            ))
+        })
+}
+
+pub(super) fn reply(
+    context: &TaskContext,
+    prepared: &Prepared,
+    outcomes: Vec<Outcome>,
+) -> Result<TaskReply, HostError> {
+    reply_as(Task::Text2TextGeneration, context, prepared, outcomes)
+}
+
+/// The reply under another task's name.
+pub(super) fn reply_as(
+    task: Task,
+    context: &TaskContext,
+    prepared: &Prepared,
+    outcomes: Vec<Outcome>,
+) -> Result<TaskReply, HostError> {
+    let pairs = prepared.items.iter().zip(outcomes);
+    let generated = pairs.map(|(item, outcome)| context.generated(prepared, item, outcome));
+    Ok(TaskReply::Generated(generated.collect::<Result<_, _>>()?, task))
+}

@@ -1,0 +1,77 @@
+//! `text-generation`: how a decoder-only model continues each input, as transformers' pipeline of
+//! that name: the reply has the prompt before the new text unless `return_full_text` is false.
+
+use super::context::{Encoding, Item, Prepared, Prompt, TaskContext, decode_special};
+use super::{Generated, Task, TaskReply, TaskRequest};
+use crate::HostError;
+use crate::logits::{GenerationParams, Params};
+use crate::scheduler::{Goal, Outcome, Work};
+
+pub(super) fn prepare(
+    context: &TaskContext,
+    request: &TaskRequest,
+    params: Params<'_>,
+) -> Result<(Vec<Work>, Prepared), HostError> {
+    let generation = GenerationParams::read(params, &context.defaults)?;
+    let limit = context.limits().info.max_positions as usize;
+    let mut how = Encoding::read(context, params, limit)?;
+    how.cut_limit = how.cut_limit.min(generation.prompt_room());
+    let is_full_text = params.flag("return_full_text")?.unwrap_or(true);
+    let special = decode_special(params)?;
+    let mut works = Vec::with_capacity(request.inputs.len());
+    let mut items = Vec::with_capacity(request.inputs.len());
+    for (idx, text) in request.inputs.iter().enumerate() {
+        let ids = context.encode(idx, text, &how)?.ids;
+        let n_prompt_tokens = ids.len();
+        let prompt = is_full_text.then(|| Prompt { text: text.clone(), ids: ids.clone() });
+        // As `generate` without input: the start token stands for it, and is no part of the prompt.
+        let tokens = if ids.is_empty() { vec![start(context, idx)?] } else { ids };
+        let rules = generation.rules(tokens.len())?;
+        items.push(Item { n_prompt_tokens, prompt });
+        let goal = Goal::Generate(rules);
+        works.push(Work { encoder: Vec::new(), tokens, token_types: Vec::new(), goal });
+    }
+    Ok((works, Prepared { items, special, is_full_text }))
+}
+
+fn start(context: &TaskContext, idx: usize) -> Result<u32, HostError> {
+    context.defaults.bos_token_id.or_else(|| context.text.bos()).ok_or_else(|| {
+        HostError::bad_request(format!(
+            "inputs[{idx}] gives no tokens, and model {} has no bos_token_id to start from: give a \
+             text that is not empty",
+            context.model
+        ))
+    })
+}
+
+pub(super) fn reply(
+    context: &TaskContext,
+    prepared: &Prepared,
+    outcomes: Vec<Outcome>,
+) -> Result<TaskReply, HostError> {
+    let mut generated = Vec::with_capacity(outcomes.len());
+    for (item, outcome) in prepared.items.iter().zip(outcomes) {
+        let mut one = context.generated(prepared, item, outcome)?;
+        if prepared.is_full_text
+            && let Some(prompt) = &item.prompt
+        {
+            one.full_text = Some(full_text(context, prepared, prompt, &one)?);
+        }
+        generated.push(one);
+    }
+    Ok(TaskReply::Generated(generated, Task::TextGeneration))
+}
+
+/// The prompt as it was written, then what the text of all tokens has beyond that of the prompt's:
+/// a tokenizer may write the first new token otherwise when nothing stands before it.
+fn full_text(
+    context: &TaskContext,
+    prepared: &Prepared,
+    prompt: &Prompt,
+    generated: &Generated,
+) -> Result<String, HostError> {
+    let n_known = context.decode(prepared, &prompt.ids)?.chars().count();
+    let all = context.decode(prepared, &[prompt.ids.as_slice(), &generated.ids].concat())?;
+    let start = all.char_indices().nth(n_known).map_or(all.len(), |(idx, _)| idx);
+    Ok(format!("{}{}", prompt.text, all.get(start..).unwrap_or_default()))
+}

@@ -1,0 +1,42 @@
+//! From a call to its answer, whatever route it came by.
+
+use axum::response::Response;
+use drivetrain_host::{HostError, ModelHandle, ModelStatus, TaskRequest};
+use tracing::Span;
+
+use crate::accept::accept;
+use crate::app::App;
+use crate::call::Call;
+use crate::failure::ApiError;
+use crate::request_id::RequestId;
+use crate::{raw, reply};
+
+/// Has `model` answer `call`.
+///
+/// # Errors
+/// The call is nothing that the model takes, or the model could not answer.
+pub(crate) async fn answer(
+    app: &App,
+    model: &ModelHandle,
+    id: &RequestId,
+    mut call: Call,
+) -> Result<Response, ApiError> {
+    Span::current().record("model", model.name());
+    // A model that still loads does not know yet what it takes.
+    if let ModelStatus::Loading { .. } | ModelStatus::Unloading = model.status() {
+        return Err(HostError::NotReady { model: model.name().to_owned() }.into());
+    }
+    if model.is_request_model() {
+        return raw::answer(model, id, call, app.frame_timeout).await;
+    }
+    let format = accept(call.headers())?;
+    let input = call.task_input().await?;
+    let request = TaskRequest {
+        id: id.as_str().to_owned(),
+        inputs: input.inputs,
+        parameters: input.parameters,
+        deadline: None,
+    };
+    let answer = model.submit(request).await?;
+    reply::respond(answer, input.shape, format).await
+}

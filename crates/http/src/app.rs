@@ -1,0 +1,97 @@
+//! What every handler needs: the host, and the settings of HTTP, checked once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use drivetrain_config::{ModelSpec, ServerConfig, Sourced};
+use drivetrain_host::Host;
+
+use crate::body::BodyLimits;
+use crate::failure::Codes;
+use crate::server::Limits;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The state of the router. Cheap to clone.
+pub(crate) type App = Arc<AppState>;
+
+/// Host and settings.
+#[derive(Debug)]
+pub(crate) struct AppState {
+    pub(crate) host: Host,
+    pub(crate) codes: Codes,
+    pub(crate) body_limits: BodyLimits,
+    /// Longest gap between two frames of a streamed reply.
+    pub(crate) frame_timeout: Duration,
+    /// Where a client's request id is read from.
+    pub(crate) request_id_header: HeaderName,
+    /// The `Access-Control-Allow-*` headers of every reply.
+    pub(crate) cors: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) allow_multi_status: bool,
+    pub(crate) allow_handler_override: bool,
+    /// The models of the start.
+    pub(crate) start_models: Vec<ModelSpec>,
+    /// Whether `GET /models/{name}` answers in SageMaker's shape.
+    pub(crate) multi_model: bool,
+}
+
+impl AppState {
+    /// Takes the settings over. One that HTTP can't carry is left out, with a warning.
+    pub(crate) fn new(host: Host, config: &ServerConfig, limits: &Limits) -> App {
+        let cors = [
+            (header::ACCESS_CONTROL_ALLOW_ORIGIN, &config.cors.allowed_origin),
+            (header::ACCESS_CONTROL_ALLOW_METHODS, &config.cors.allowed_methods),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, &config.cors.allowed_headers),
+        ];
+        let cors = cors
+            .into_iter()
+            .filter_map(|(name, text)| Some((name, cors_value(text.as_ref()?)?)))
+            .collect();
+        let key = &config.request_id_header_key;
+        let request_id_header = HeaderName::from_bytes(key.value.as_bytes()).unwrap_or_else(|_| {
+            tracing::warn!(
+                "{}: request_id_header_key={}: expected a header's name; reading x-request-id",
+                key.source,
+                key.value
+            );
+            REQUEST_ID
+        });
+        Arc::new(Self {
+            host,
+            codes: Codes {
+                bad_request: code(&config.bad_request_http_code, StatusCode::BAD_REQUEST),
+                worker: code(&config.wlm_error_http_code, StatusCode::SERVICE_UNAVAILABLE),
+                throttle: code(&config.throttle_error_http_code, StatusCode::SERVICE_UNAVAILABLE),
+                server: code(&config.server_error_http_code, StatusCode::INTERNAL_SERVER_ERROR),
+            },
+            body_limits: BodyLimits {
+                max_bytes: config.max_request_size.value,
+                piece_timeout: limits.body_piece,
+                total_timeout: limits.body,
+            },
+            frame_timeout: config.chunked_read_timeout.value,
+            request_id_header,
+            cors,
+            allow_multi_status: config.allow_multi_status.value,
+            allow_handler_override: config.allow_request_handler_override.value,
+            start_models: config.models.clone(),
+            multi_model: config.sagemaker_multi_model.value,
+        })
+    }
+}
+
+fn code(setting: &Sourced<u16>, default: StatusCode) -> StatusCode {
+    StatusCode::from_u16(setting.value).unwrap_or_else(|_| {
+        tracing::warn!("{}: {} is no status code; using {default}", setting.source, setting.value);
+        default
+    })
+}
+
+fn cors_value(setting: &Sourced<String>) -> Option<HeaderValue> {
+    let value = HeaderValue::from_str(&setting.value).ok();
+    if value.is_none() {
+        tracing::warn!("{}: {:?} can't stand in a header; left out", setting.source, setting.value);
+    }
+    value
+}

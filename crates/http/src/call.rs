@@ -1,0 +1,214 @@
+//! An inference request, taken in: what DJL calls the input's content and properties.
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, header, request};
+use bytes::Bytes;
+
+use crate::app::App;
+use crate::body::read_body;
+use crate::content_type::ContentType;
+use crate::failure::{ApiError, FailureKind};
+use crate::fields::{Fields, read_fields};
+use crate::input::{TaskInput, decode_body, decode_fields};
+
+const CUSTOM_ATTRIBUTES: &str = "x-amzn-sagemaker-custom-attributes";
+const HANDLER: &str = "handler";
+
+/// From this many bytes on, decoding takes long enough to leave the event loop for.
+const N_BYTES_INLINE: usize = 1 << 16;
+
+/// An inference request whose body has been read.
+#[derive(Debug)]
+pub(crate) struct Call {
+    parts: request::Parts,
+    query: Vec<(String, String)>,
+    content_type: ContentType,
+    /// The body; empty when it was a form.
+    body: Bytes,
+    fields: Option<Fields>,
+}
+
+impl FromRequest<App> for Call {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request<Body>, app: &App) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let query = parse_query(parts.uri.query().unwrap_or_default())?;
+        let content_type = ContentType::of(&parts.headers)?;
+        if !app.allow_handler_override {
+            refuse_handler(&parts.headers)?;
+        }
+        let mut body = read_body(&parts.headers, body, app.body_limits).await?;
+        let fields = match body.is_empty() {
+            true => None,
+            false => read_fields(&parts, &content_type, &body).await?,
+        };
+        if fields.is_some() {
+            body = Bytes::new();
+        }
+        Ok(Self { parts, query, content_type, body, fields })
+    }
+}
+
+impl Call {
+    /// The request's headers.
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+
+    /// A parameter that may come as a query parameter, a header, or a content entry; of these the
+    /// first.
+    pub(crate) fn parameter(&self, name: &str) -> Option<String> {
+        if let Some((_, value)) = self.query.iter().find(|(key, _)| key == name) {
+            return Some(value.clone());
+        }
+        if let Some(value) = self.parts.headers.get(name) {
+            return Some(header_text(value.as_bytes()));
+        }
+        let (_, value) = self.fields.as_ref()?.iter().find(|(key, _)| key == name)?;
+        std::str::from_utf8(value).ok().map(str::to_owned)
+    }
+
+    /// The texts and parameters for a native task.
+    ///
+    /// # Errors
+    /// The body holds none.
+    pub(crate) async fn task_input(&mut self) -> Result<TaskInput, ApiError> {
+        if let Some(encoding) = self.parts.headers.get(header::CONTENT_ENCODING)
+            && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+        {
+            return Err(ApiError::untranslatable(format!(
+                "content-encoding: {}: send the body without one",
+                header_text(encoding.as_bytes())
+            )));
+        }
+        if let Some(fields) = &self.fields {
+            return decode_fields(fields);
+        }
+        let body = std::mem::take(&mut self.body);
+        if body.is_empty()
+            && let Some((_, text)) =
+                self.query.iter().find(|(key, _)| key == "inputs" || key == "data")
+        {
+            let fields = [("inputs".to_owned(), Bytes::from(text.clone()))];
+            return decode_fields(&fields);
+        }
+        if body.len() <= N_BYTES_INLINE {
+            return decode_body(&self.content_type, &body);
+        }
+        let content_type = self.content_type.clone();
+        tokio::task::spawn_blocking(move || decode_body(&content_type, &body)).await.map_err(
+            |error| ApiError::new(FailureKind::Internal, format!("reading the body: {error}")),
+        )?
+    }
+
+    /// The content entries for an engine that answers whole requests: the query's parameters, then
+    /// a form's fields or the body under the name `data`, even if it is empty.
+    pub(crate) fn content(&mut self) -> Vec<(String, Bytes)> {
+        let query = std::mem::take(&mut self.query);
+        let mut content: Vec<(String, Bytes)> =
+            query.into_iter().map(|(name, value)| (name, Bytes::from(value))).collect();
+        match self.fields.take() {
+            Some(fields) => content.extend(fields),
+            None => content.push(("data".to_owned(), std::mem::take(&mut self.body))),
+        }
+        content
+    }
+
+    /// The properties for an engine that answers whole requests: each header, with the custom
+    /// attributes taken apart, and `requestId`.
+    pub(crate) fn properties(&self, request_id: &str) -> Vec<(String, String)> {
+        let mut properties = Vec::with_capacity(self.parts.headers.len() + 1);
+        for (name, value) in &self.parts.headers {
+            if name.as_str() == CUSTOM_ATTRIBUTES {
+                let text = header_text(value.as_bytes());
+                properties.extend(
+                    custom_attributes(&text).map(|(key, value)| (key.to_owned(), value.to_owned())),
+                );
+            } else {
+                properties.push((name.as_str().to_owned(), header_text(value.as_bytes())));
+            }
+        }
+        properties.push(("requestId".to_owned(), request_id.to_owned()));
+        properties
+    }
+}
+
+/// The query's parameters in order.
+///
+/// # Errors
+/// A query that is not percent-encoded UTF-8.
+pub(crate) fn parse_query(query: &str) -> Result<Vec<(String, String)>, ApiError> {
+    form_urlencoded::parse(query.as_bytes())
+        .map(|(name, value)| {
+            if name.contains('\u{fffd}') || value.contains('\u{fffd}') {
+                return Err(ApiError::invalid_message());
+            }
+            Ok((name.into_owned(), value.into_owned()))
+        })
+        .collect()
+}
+
+fn refuse_handler(headers: &HeaderMap) -> Result<(), ApiError> {
+    let in_attributes = headers.get_all(CUSTOM_ATTRIBUTES).iter().any(|value| {
+        custom_attributes(&header_text(value.as_bytes()))
+            .any(|(name, _)| name.eq_ignore_ascii_case(HANDLER))
+    });
+    if in_attributes || headers.contains_key(HANDLER) {
+        return Err(ApiError::bad_request(
+            "a request may not choose the handler: drop the property \"handler\", or set \
+             ALLOW_REQUEST_HANDLER_OVERRIDE=true on the server",
+        ));
+    }
+    Ok(())
+}
+
+fn custom_attributes(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split(';')
+        .filter_map(|piece| piece.split_once('='))
+        .map(|(name, value)| (name.trim(), value.trim()))
+        .filter(|(name, _)| !name.is_empty())
+}
+
+/// A header's value as text. HTTP allows bytes beyond ASCII and gives them no meaning; those that
+/// are not UTF-8 read as ISO 8859-1.
+fn header_text(value: &[u8]) -> String {
+    match std::str::from_utf8(value) {
+        Ok(text) => text.to_owned(),
+        Err(_) => encoding_rs::mem::decode_latin1(value).into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_decoded_or_refused() {
+        assert_eq!(
+            parse_query("a=1&b=x%20y+z&a=2").unwrap(),
+            [("a", "1"), ("b", "x y z"), ("a", "2")].map(|(k, v)| (k.to_owned(), v.to_owned()))
+        );
+        assert_eq!(parse_query("a=%ff").unwrap_err().kind, FailureKind::InvalidMessage);
+    }
+
+    #[test]
+    fn custom_attributes_are_pairs() {
+        let pairs: Vec<_> = custom_attributes("a=1; b = x=y ;dropped;=z;").collect();
+        assert_eq!(pairs, [("a", "1"), ("b", "x=y")]);
+    }
+
+    #[test]
+    fn a_handler_is_refused_wherever_it_comes_from() {
+        let headers = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, axum::http::HeaderValue::from_static(value));
+            headers
+        };
+        assert!(refuse_handler(&headers("handler", "x")).is_err());
+        assert!(refuse_handler(&headers(CUSTOM_ATTRIBUTES, "a=1;handler=x")).is_err());
+        assert!(refuse_handler(&headers(CUSTOM_ATTRIBUTES, "handler")).is_ok());
+        assert!(refuse_handler(&headers("x-handler", "x")).is_ok());
+    }
+}

@@ -1,0 +1,92 @@
+//! The fields of a form body, urlencoded or multipart.
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Multipart};
+use axum::http::{Request, request};
+use bytes::Bytes;
+
+use crate::content_type::{BodyFormat, ContentType};
+use crate::failure::ApiError;
+
+/// Fields in the order sent: name and value.
+pub(crate) type Fields = Vec<(String, Bytes)>;
+
+/// Most fields a form may have.
+const MAX_FIELDS: usize = 1024;
+
+/// The fields of `body`, or `None` when its content type has none.
+///
+/// # Errors
+/// A form that cannot be taken apart, or has more than [`MAX_FIELDS`] fields.
+pub(crate) async fn read_fields(
+    parts: &request::Parts,
+    content_type: &ContentType,
+    body: &Bytes,
+) -> Result<Option<Fields>, ApiError> {
+    match content_type.format {
+        BodyFormat::Form => urlencoded(body).map(Some),
+        BodyFormat::Multipart => multipart(parts, body).await.map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn urlencoded(body: &[u8]) -> Result<Fields, ApiError> {
+    let mut fields = Fields::new();
+    for (name, value) in form_urlencoded::parse(body) {
+        check_count(fields.len())?;
+        // The parser replaces what is not UTF-8; the replacement must not pass for the client's
+        // own text.
+        if name.contains('\u{fffd}') || value.contains('\u{fffd}') {
+            return Err(ApiError::untranslatable(format!(
+                "form field {name:?} is not percent-encoded utf-8"
+            )));
+        }
+        fields.push((name.into_owned(), Bytes::from(value.into_owned())));
+    }
+    Ok(fields)
+}
+
+async fn multipart(parts: &request::Parts, body: &Bytes) -> Result<Fields, ApiError> {
+    let broken = |what: &dyn std::fmt::Display| {
+        ApiError::untranslatable(format!("body is not multipart/form-data: {what}"))
+    };
+    let request = Request::from_parts(parts.clone(), Body::from(body.clone()));
+    let mut parser =
+        Multipart::from_request(request, &()).await.map_err(|error| broken(&error.body_text()))?;
+    let mut fields = Fields::new();
+    while let Some(field) = parser.next_field().await.map_err(|error| broken(&error.body_text()))? {
+        check_count(fields.len())?;
+        let name = field.name().or(field.file_name()).unwrap_or("data").to_owned();
+        let value = field
+            .bytes()
+            .await
+            .map_err(|error| broken(&format_args!("field {name:?}: {}", error.body_text())))?;
+        fields.push((name, value));
+    }
+    Ok(fields)
+}
+
+fn check_count(n_fields: usize) -> Result<(), ApiError> {
+    if n_fields < MAX_FIELDS {
+        return Ok(());
+    }
+    Err(ApiError::untranslatable(format!("form has more than {MAX_FIELDS} fields")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_urlencoded_form_is_taken_apart_or_refused() {
+        let fields = urlencoded(b"a=1&b=x+y%C3%A9&a=2&c").unwrap();
+        let text: Vec<(&str, &[u8])> =
+            fields.iter().map(|(name, value)| (name.as_str(), &value[..])).collect();
+        let expect: [(&str, &[u8]); 4] =
+            [("a", b"1"), ("b", "x yé".as_bytes()), ("a", b"2"), ("c", b"")];
+        assert_eq!(text, expect);
+        assert!(urlencoded(b"a=%ff").unwrap_err().message.contains("not percent-encoded utf-8"));
+        let many = "a&".repeat(MAX_FIELDS + 1);
+        assert!(urlencoded(many.as_bytes()).unwrap_err().message.contains("more than 1024 fields"));
+    }
+}

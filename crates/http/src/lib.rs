@@ -1,0 +1,36 @@
+//! Drivetrain's HTTP front ends: SageMaker's container contract and DJL Serving's APIs over a host.
+//!
+//! One module a protocol, each thin: parse, call the host, print. [`router`] is everything that
+//! answers requests, and can be driven without a socket; [`Server`] puts it on listeners and takes
+//! it down again without losing a request.
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod answer;
+mod app;
+mod body;
+mod call;
+mod content_type;
+mod error;
+mod failure;
+mod fields;
+mod host_error;
+mod input;
+mod json;
+mod management;
+mod model_path;
+mod ping;
+mod predictions;
+mod raw;
+mod reply;
+mod request_id;
+mod respond;
+mod routes;
+mod sagemaker;
+mod server;
+mod wire;
+
+pub use error::HttpError;
+pub use routes::router;
+pub use server::{BoundAddress, Limits, Server, serve};

@@ -1,0 +1,230 @@
+//! A native task's answer, written straight into the bytes that go out.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, header};
+use drivetrain_host::{Features, FinishReason, Generated, Task, TaskReply};
+use serde::Serialize;
+
+use crate::accept::ReplyFormat;
+use crate::failure::{ApiError, FailureKind};
+use crate::input::ReplyShape;
+
+/// Set to `shutdown` when the answer is shorter than asked for because the server is going away.
+const FINISH_REASON: &str = "x-finish-reason";
+
+/// From this many numbers on, writing a reply takes long enough to leave the event loop for.
+const N_VALUES_INLINE: usize = 1 << 13;
+
+/// The most bytes that the text of one f32 and its comma take.
+const F32_TEXT_BYTES: usize = 16;
+
+/// Writes `reply`.
+///
+/// # Errors
+/// A format that the task's answer has no form in; numbers that JSON cannot write.
+pub(crate) async fn respond(
+    reply: TaskReply,
+    shape: ReplyShape,
+    format: ReplyFormat,
+) -> Result<Response<Body>, ApiError> {
+    let finish = finish_reason(&reply);
+    let n_values = match &reply {
+        TaskReply::Features(features) => features.iter().map(|f| f.values.len()).sum(),
+        _ => 0,
+    };
+    let body = if n_values > N_VALUES_INLINE {
+        tokio::task::spawn_blocking(move || write(&reply, shape, format)).await.map_err(
+            |error| ApiError::new(FailureKind::Internal, format!("writing the reply: {error}")),
+        )??
+    } else {
+        write(&reply, shape, format)?
+    };
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    if let Some(finish) = finish {
+        headers.insert(FINISH_REASON, HeaderValue::from_static(finish.name()));
+    }
+    Ok(response)
+}
+
+fn finish_reason(reply: &TaskReply) -> Option<FinishReason> {
+    let TaskReply::Generated(generated, _) = reply else { return None };
+    generated.iter().map(|g| g.finish).find(|finish| *finish == FinishReason::Shutdown)
+}
+
+fn write(reply: &TaskReply, shape: ReplyShape, format: ReplyFormat) -> Result<Vec<u8>, ApiError> {
+    match (reply, format) {
+        (TaskReply::Features(features), ReplyFormat::Json) => write_features(features, shape),
+        (TaskReply::Features(_), ReplyFormat::Csv) => Err(ApiError::bad_request(
+            "accept: text/csv: features are nested lists, and csv takes a list of objects: accept \
+             application/json",
+        )),
+        (TaskReply::Generated(generated, task), ReplyFormat::Json) => {
+            Ok(write_generated(generated, *task))
+        }
+        (TaskReply::Generated(generated, task), ReplyFormat::Csv) => write_csv(generated, *task),
+        _ => Err(ApiError::new(
+            FailureKind::Internal,
+            "the task's answer has no form on the wire in this version",
+        )),
+    }
+}
+
+/// `[1][n_tokens][dim]` for a plain text, a list of those otherwise. Each number is the shortest
+/// text that reads back as the same f32.
+fn write_features(features: &[Features], shape: ReplyShape) -> Result<Vec<u8>, ApiError> {
+    let n_values: usize = features.iter().map(|f| f.values.len()).sum();
+    let mut out = Vec::with_capacity(n_values * F32_TEXT_BYTES + 64);
+    if shape == ReplyShape::List {
+        out.push(b'[');
+    }
+    for (idx, input) in features.iter().enumerate() {
+        if let Some(bad) = input.values.iter().position(|x| !x.is_finite()) {
+            return Err(ApiError::new(
+                FailureKind::Unserialisable,
+                format!(
+                    "the model's hidden states are not finite: {} at input {idx}, token {}, column \
+                     {}, which json cannot say",
+                    input.values.get(bad).copied().unwrap_or(f32::NAN),
+                    bad / input.dim.max(1),
+                    bad % input.dim.max(1)
+                ),
+            ));
+        }
+        if idx > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(b"[[");
+        for (row_idx, row) in input.rows().enumerate() {
+            if row_idx > 0 {
+                out.push(b',');
+            }
+            write_json(&mut out, row);
+        }
+        out.extend_from_slice(b"]]");
+    }
+    if shape == ReplyShape::List {
+        out.push(b']');
+    }
+    Ok(out)
+}
+
+/// `[{"generated_text": ..}]`, one object an input.
+fn write_generated(generated: &[Generated], task: Task) -> Vec<u8> {
+    let n_bytes: usize = generated.iter().map(|g| g.reply_text().len() + 32).sum();
+    let mut out = Vec::with_capacity(n_bytes + 2);
+    out.push(b'[');
+    for (idx, one) in generated.iter().enumerate() {
+        out.extend_from_slice(if idx == 0 { b"{\"" } else { b",{\"" });
+        out.extend_from_slice(text_key(task).as_bytes());
+        out.extend_from_slice(b"\":");
+        write_json(&mut out, one.reply_text());
+        out.push(b'}');
+    }
+    out.push(b']');
+    out
+}
+
+fn write_csv(generated: &[Generated], task: Task) -> Result<Vec<u8>, ApiError> {
+    let failed = |error: &dyn std::error::Error| {
+        ApiError::new(FailureKind::Internal, format!("writing the reply: {error}"))
+    };
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record([text_key(task)]).map_err(|error| failed(&error))?;
+    for one in generated {
+        writer.write_record([one.reply_text()]).map_err(|error| failed(&error))?;
+    }
+    writer.into_inner().map_err(|error| failed(error.error()))
+}
+
+/// The key of a generated text in transformers' pipelines.
+fn text_key(task: Task) -> &'static str {
+    match task {
+        Task::Summarization => "summary_text",
+        _ => "generated_text",
+    }
+}
+
+fn write_json<T: ?Sized + Serialize>(out: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(out, value)
+        .expect("numbers and text have a json form, and a Vec takes it");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn features(n_tokens: usize, dim: usize, values: &[f32]) -> Features {
+        Features { n_tokens, dim, values: values.to_vec() }
+    }
+
+    fn generated(text: &str) -> Generated {
+        Generated {
+            text: text.to_owned(),
+            full_text: None,
+            finish: FinishReason::EndToken,
+            n_prompt_tokens: 1,
+            n_tokens: 1,
+            ids: vec![1],
+        }
+    }
+
+    fn text(bytes: Result<Vec<u8>, ApiError>) -> String {
+        String::from_utf8(bytes.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn features_nest_as_the_request_asks() {
+        let one = features(2, 2, &[0.1, -1.0, 1e-7, 16_777_216.0]);
+        assert_eq!(
+            text(write_features(std::slice::from_ref(&one), ReplyShape::Single)),
+            "[[[0.1,-1.0],[1e-7,16777216.0]]]"
+        );
+        let two = features(1, 2, &[0.25, f32::MAX]);
+        assert_eq!(
+            text(write_features(&[one, two], ReplyShape::List)),
+            "[[[[0.1,-1.0],[1e-7,16777216.0]]],[[[0.25,3.4028235e+38]]]]"
+        );
+    }
+
+    #[test]
+    fn what_is_written_reads_back_as_the_same_f32() {
+        let values: Vec<f32> = (0..4096_u32)
+            .map(|n| f32::from_bits(n.wrapping_mul(0x9e37_79b9)))
+            .filter(|x| x.is_finite())
+            .collect();
+        let written =
+            text(write_features(&[features(1, values.len(), &values)], ReplyShape::Single));
+        let read: Vec<Vec<Vec<f32>>> = serde_json::from_str(&written).unwrap();
+        assert_eq!(read[0][0], values);
+        assert!(written.len() <= values.len() * F32_TEXT_BYTES + 64);
+    }
+
+    #[test]
+    fn numbers_that_json_cannot_say_are_an_error() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let error = write_features(&[features(2, 2, &[0.0, 0.0, 0.0, bad])], ReplyShape::List)
+                .unwrap_err();
+            assert_eq!(error.kind, FailureKind::Unserialisable);
+            assert!(error.message.contains("input 0, token 1, column 1"), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn generated_text_is_a_flat_list_under_the_task_key() {
+        let both = [generated("sˈɝvɪŋ"), generated("a \"b\"\n<&>")];
+        assert_eq!(
+            text(Ok(write_generated(&both, Task::Text2TextGeneration))),
+            r#"[{"generated_text":"sˈɝvɪŋ"},{"generated_text":"a \"b\"\n<&>"}]"#
+        );
+        assert_eq!(
+            text(Ok(write_generated(&both[..1], Task::Summarization))),
+            r#"[{"summary_text":"sˈɝvɪŋ"}]"#
+        );
+        assert_eq!(
+            text(write_csv(&both, Task::TextGeneration)),
+            "generated_text\nsˈɝvɪŋ\n\"a \"\"b\"\"\n<&>\"\n"
+        );
+    }
+}

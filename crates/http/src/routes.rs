@@ -1,0 +1,74 @@
+//! Which path goes where.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{any, get, options, post};
+use drivetrain_config::ServerConfig;
+use drivetrain_host::Host;
+
+use crate::app::{App, AppState};
+use crate::failure::ApiError;
+use crate::server::Limits;
+use crate::{management, ping, predictions, respond, sagemaker};
+
+/// What a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Routes {
+    Both,
+    Inference,
+    Management,
+}
+
+impl Routes {
+    /// The name in the line that says where a listener is bound.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Both => "BOTH",
+            Self::Inference => "INFERENCE",
+            Self::Management => "MANAGEMENT",
+        }
+    }
+}
+
+/// Every route over `host`, errors and headers of the contract included.
+pub fn router(host: Host, config: Arc<ServerConfig>) -> Router {
+    routes(&AppState::new(host, &config, &Limits::default()), Routes::Both)
+}
+
+pub(crate) fn routes(app: &App, routes: Routes) -> Router {
+    let mut router = Router::new();
+    if routes != Routes::Management {
+        router = router.merge(inference());
+    }
+    if routes != Routes::Inference {
+        router = router.merge(management());
+    }
+    router
+        .fallback(async || ApiError::route_not_found())
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        // `max_request_size` is the one limit; axum's own is for extractors that are not used.
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(app.clone(), respond::finish))
+        .with_state(app.clone())
+}
+
+fn inference() -> Router<App> {
+    let predict = || any(predictions::predict).options(predictions::options);
+    Router::new()
+        .route("/", options(predictions::options))
+        .route("/ping", any(ping::ping))
+        .route("/invocations", post(sagemaker::invocations).options(predictions::options))
+        .route("/predictions/{name}", predict())
+        .route("/predictions/{name}/{version}", predict())
+        .route("/models/{name}/invoke", post(sagemaker::invoke).options(predictions::options))
+}
+
+fn management() -> Router<App> {
+    Router::new()
+        .route("/models", get(management::list))
+        .route("/models/{name}", get(management::describe))
+        .route("/models/{name}/{version}", get(management::describe))
+}
