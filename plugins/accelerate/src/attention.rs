@@ -4,19 +4,18 @@
 //! through a kernel that reads the blocks in place. Many queries, and other devices, go through
 //! matrix products: one for each block, softmax over all of them, one for each block again.
 
-use candle_core::{
-    CpuStorage, D, DType, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail,
-};
+use candle_core::{CpuStorage, D, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
 use drivetrain_transformer::Attention;
 use rayon::prelude::*;
 
 use crate::kernels::{self, AttendKeys, Scores};
-use crate::rows::{contiguous, contiguous_mut, values};
+use crate::rows::{contiguous, contiguous_mut, has_kernels, values};
 
 /// Up to this many queries of a sequence go through the kernel.
 const FEW_QUERIES: usize = 4;
-/// Queries whose scores are held at once.
+/// Most queries whose scores are held at once, and most scores.
 const QUERY_TILE: usize = 256;
+const SCORES_TILE: usize = 1 << 24;
 
 /// Keys and values of some consecutive tokens: tensors `[n_kv_heads, capacity, head_dim]`, the
 /// first `len` of each head in use.
@@ -62,7 +61,7 @@ impl Queries {
 /// and are all there are. The same shape comes back.
 pub(crate) fn attend(q: &Tensor, queries: &[Queries], spec: &Attention) -> Result<Tensor> {
     let (n_rows, width) = q.dims2()?;
-    if !q.device().is_cpu() {
+    if !has_kernels(q) {
         let parts: Result<Vec<_>> =
             queries.iter().map(|queries| by_products(q, queries, spec)).collect();
         return Tensor::cat(&parts?, 0);
@@ -96,13 +95,22 @@ fn attend_few(q: &Tensor, queries: &[Queries], spec: &Attention, out: &mut [f32]
         .collect();
     let mut blocks: Vec<Vec<AttendKeys<'_>>> = Vec::with_capacity(few.len());
     for (queries, guards) in few.iter().zip(&guards) {
+        let mut next = 0;
         let of_sequence: Result<Vec<_>> = queries
             .blocks
             .iter()
             .zip(guards)
             .map(|(block, [keys, values])| {
                 let capacity = block.keys.dim(1)?;
-                Ok(AttendKeys { keys: cpu(keys)?, values: cpu(values)?, capacity, len: block.len })
+                let first = next;
+                next += block.len;
+                Ok(AttendKeys {
+                    keys: cpu(keys)?,
+                    values: cpu(values)?,
+                    capacity,
+                    first,
+                    len: block.len,
+                })
             })
             .collect();
         blocks.push(of_sequence?);
@@ -153,9 +161,11 @@ fn cpu<'a>((storage, layout): &'a (StorageRef<'_>, &Layout)) -> Result<&'a [f32]
 
 /// The rows of one sequence, through matrix products: `[n, n_heads * head_dim]`.
 fn by_products(q: &Tensor, queries: &Queries, spec: &Attention) -> Result<Tensor> {
-    let mut tiles = Vec::with_capacity(queries.n.div_ceil(QUERY_TILE));
-    for start in (0..queries.n).step_by(QUERY_TILE) {
-        let n = QUERY_TILE.min(queries.n - start);
+    let scores_of_one = queries.n_keys() * spec.n_heads as usize;
+    let tile_len = (SCORES_TILE / scores_of_one.max(1)).clamp(16, QUERY_TILE);
+    let mut tiles = Vec::with_capacity(queries.n.div_ceil(tile_len));
+    for start in (0..queries.n).step_by(tile_len) {
+        let n = tile_len.min(queries.n - start);
         let q = q.narrow(0, queries.first_row + start, n)?;
         tiles.push(tile(&q, queries, start, n, spec)?);
     }
@@ -214,7 +224,7 @@ fn tile(q: &Tensor, queries: &Queries, start: usize, n: usize, spec: &Attention)
 
 /// Scores `[n_kv_heads, group * n_queries, n_keys]` to probabilities.
 fn softmax(scores: Tensor, meaning: &Scores) -> Result<Tensor> {
-    if scores.device().is_cpu() {
+    if has_kernels(&scores) {
         scores.inplace_op1(&MaskedSoftmax(*meaning))?;
         return Ok(scores);
     }
@@ -227,7 +237,7 @@ fn softmax(scores: Tensor, meaning: &Scores) -> Result<Tensor> {
     for (idx, row) in mask.chunks_exact_mut(n_keys.max(1)).enumerate() {
         row.get_mut(meaning.visible(idx)).into_iter().for_each(|seen| seen.fill(0.0));
     }
-    let mask = Tensor::from_vec(mask, (n_rows, n_keys), scores.device())?.to_dtype(DType::F32)?;
+    let mask = Tensor::from_vec(mask, (n_rows, n_keys), scores.device())?;
     candle_nn::ops::softmax_last_dim(&scores.broadcast_add(&mask)?)
 }
 

@@ -14,7 +14,7 @@ use drivetrain_transformer::Stack;
 use crate::attention::KeyValues;
 use crate::error;
 use crate::plan::Planned;
-use crate::rows::{contiguous_mut, values};
+use crate::rows::{contiguous_mut, has_kernels, values};
 
 /// Tokens of a block.
 pub(crate) const BLOCK_TOKENS: usize = 64;
@@ -309,7 +309,7 @@ pub(crate) fn by_heads(rows: &Tensor, n_kv_heads: usize) -> candle_core::Result<
 /// Writes `rows` `[n, n_kv_heads * head_dim]` to slots `slot..slot + n` of `block`
 /// `[n_kv_heads, BLOCK_TOKENS, head_dim]`.
 fn write_rows(block: &Tensor, slot: usize, rows: &Tensor) -> candle_core::Result<()> {
-    if block.device().is_cpu() {
+    if has_kernels(block) {
         return block.inplace_op2(rows, &WriteRows { slot });
     }
     block.slice_set(&by_heads(rows, block.dim(0)?)?, 1, slot)

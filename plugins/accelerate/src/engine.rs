@@ -48,15 +48,15 @@ impl Engine for Accelerate {
             .map_err(|error| {
                 EngineError::wrap(ErrorKind::OutOfMemory, "no threads to compute on", &error)
             })?;
-        let bad =
-            |error: &(dyn std::error::Error + 'static)| error::model(request.model_dir, error);
         let dir = ModelDir::open(request.model_dir, &UnpackOptions::default())
-            .map_err(|error| bad(&error))?;
-        let config = ModelConfig::read(&dir).map_err(|error| bad(&error))?;
-        let architecture = Architecture::from_config(&config).map_err(|error| bad(&error))?;
+            .map_err(|error| error::model(&error))?;
+        let config = ModelConfig::read(&dir).map_err(|error| error::model(&error))?;
+        let architecture =
+            Architecture::from_config(&config).map_err(|error| error::model(&error))?;
         check_supported(&architecture)?;
-        let files = Weights::open(&dir).map_err(|error| bad(&error))?;
-        let weights = CanonicalWeights::new(&architecture, &files).map_err(|error| bad(&error))?;
+        let files = Weights::open(&dir).map_err(|error| error::model(&error))?;
+        let weights =
+            CanonicalWeights::new(&architecture, &files).map_err(|error| error::model(&error))?;
         let weight_bytes = weights.n_parameters() * F32;
         check_memory(request.model_name, weight_bytes)?;
 

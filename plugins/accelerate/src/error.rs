@@ -1,7 +1,5 @@
 //! Errors of candle and of the model's files as the engine's.
 
-use std::path::Path;
-
 use drivetrain_engine::{EngineError, ErrorKind};
 use drivetrain_transformer::TransformerError;
 
@@ -10,13 +8,19 @@ pub(crate) fn compute(error: candle_core::Error) -> EngineError {
     EngineError::wrap(ErrorKind::Internal, "the computation failed", &error)
 }
 
-/// An error in the model's files. `Unsupported` is for models that are fine but for another
+/// An error in the model's files, whose text names file and key or tensor. `Unsupported` is for models that are fine but for another
 /// engine.
-pub(crate) fn model(dir: &Path, error: &(dyn std::error::Error + 'static)) -> EngineError {
+pub(crate) fn model(error: &(dyn std::error::Error + 'static)) -> EngineError {
     let unsupported = matches!(
         error.downcast_ref::<TransformerError>(),
         Some(TransformerError::UnknownFamily { .. } | TransformerError::ConfigUnsupported { .. })
     );
     let kind = if unsupported { ErrorKind::Unsupported } else { ErrorKind::BadInput };
-    EngineError::wrap(kind, format!("{}: the model can't be loaded", dir.display()), error)
+    let mut causes = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause.to_string());
+        next = cause.source();
+    }
+    EngineError::with_causes(kind, error.to_string(), causes)
 }

@@ -1,7 +1,8 @@
 //! CPU kernels over plain slices, for what candle has no fast code for.
 //!
 //! Loops are written over arrays of [`LANES`] values, which the compiler turns into the vector
-//! instructions of the level that `pulp` finds at run time.
+//! instructions of the level that `pulp` finds at run time. For that everything in them must be
+//! inlined into a [`pulp::WithSimd`]; closures are not sure to be, and then run at the lowest level.
 
 mod attend;
 mod elementwise;
@@ -43,6 +44,18 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
     let tail: f32 = a_tail.iter().zip(b_tail).map(|(a, b)| a * b).sum();
     sum_lanes(sums) + tail
+}
+
+#[inline(always)]
+fn sum(x: &[f32]) -> f32 {
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let mut sums = [0.0f32; LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            sums[lane] += chunk[lane];
+        }
+    }
+    sum_lanes(sums) + tail.iter().sum::<f32>()
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ use crate::cache::by_heads;
 use crate::kernels;
 use crate::linear::Linear;
 use crate::norm::NormLayer;
-use crate::rows::{self, contiguous, contiguous_mut};
+use crate::rows::{self, contiguous, contiguous_mut, has_kernels};
 
 /// The norms around a branch, as [`drivetrain_transformer::Norms`] has them.
 #[derive(Clone, Debug, Default)]
@@ -124,7 +124,7 @@ impl SelfAttention {
         let mut keys = qkv.narrow(1, q_width, kv_width)?;
         let values = qkv.narrow(1, q_width + kv_width, kv_width)?;
         if let Some(angles) = self.rotary_idx.and_then(|idx| pass.angles(idx)) {
-            if qkv.device().is_cpu() {
+            if has_kernels(&qkv) {
                 let (n, head_dim) = (q_width + kv_width, self.spec.head_dim as usize);
                 qkv.inplace_op3(&angles.cos, &angles.sin, &Rotate { n, head_dim })?;
             } else {

@@ -253,9 +253,7 @@ impl<'a> Loader<'a> {
             }
             let tensor = self.get(name)?;
             let (part, after) = rest.split_at_mut(tensor.n_elements());
-            tensor.read_f32(part).map_err(|error| {
-                EngineError::wrap(ErrorKind::BadInput, "reading the weights", &error)
-            })?;
+            tensor.read_f32(part).map_err(|error| error::model(&error))?;
             rest = after;
             let done = self.done.fetch_add(tensor.bytes(), Ordering::Relaxed) + tensor.bytes();
             self.services.progress(STAGE, done.min(self.total), self.total);

@@ -6,8 +6,10 @@ use std::fs;
 /// control group's limit if that is less. `None` where the system says neither.
 pub(crate) fn available_bytes() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_available(&text));
-    let group = group_left("memory.max", "memory.current")
-        .or_else(|| group_left("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"));
+    let group = group_left("memory.max", "memory.current", "memory.stat").or_else(|| {
+        let file = |name: &str| format!("memory/memory.{name}");
+        group_left(&file("limit_in_bytes"), &file("usage_in_bytes"), &file("stat"))
+    });
     match (machine, group) {
         (Some(machine), Some(group)) => Some(machine.min(group)),
         (machine, group) => machine.or(group),
@@ -19,12 +21,18 @@ fn mem_available(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// What is left of the control group's limit; `None` without one (`max`).
-fn group_left(limit: &str, usage: &str) -> Option<u64> {
-    let read = |file: &str| -> Option<u64> {
-        fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse().ok()
-    };
-    Some(read(limit)?.saturating_sub(read(usage)?))
+/// What is left of the control group's limit; `None` without one (`max`). Pages of files that the
+/// kernel can drop, such as a mapped checkpoint's, count as free.
+fn group_left(limit: &str, usage: &str, stat: &str) -> Option<u64> {
+    let text = |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok();
+    let number = |file: &str| text(file)?.trim().parse::<u64>().ok();
+    let used = number(usage)?.saturating_sub(droppable(&text(stat).unwrap_or_default()));
+    Some(number(limit)?.saturating_sub(used))
+}
+
+fn droppable(stat: &str) -> u64 {
+    let line = stat.lines().find_map(|line| line.strip_prefix("inactive_file "));
+    line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -36,5 +44,11 @@ mod tests {
         let text = "MemTotal:       24000000 kB\nMemAvailable:   16000000 kB\n";
         assert_eq!(mem_available(text), Some(16_000_000 * 1024));
         assert_eq!(mem_available("MemTotal: 1 kB"), None);
+    }
+
+    #[test]
+    fn droppable_pages_are_found() {
+        assert_eq!(droppable("anon 5\ninactive_file 4096\nactive_file 7\n"), 4096);
+        assert_eq!(droppable(""), 0);
     }
 }

@@ -63,6 +63,9 @@ impl TokenModel for CandleModel {
             return Err(EngineError::unsupported("this model has no encoder beside its decoder"));
         };
         let planned = plan(batch, Call::Encode, &self.info, self.n_token_types, &self.cache)?;
+        if planned.is_empty() {
+            return Ok(());
+        }
         self.cache.check_sequences(planned.len())?;
         self.cache.check_cross_room(planned.iter().map(|segment| segment.n).sum())?;
         let (computed, born) = self
@@ -83,6 +86,9 @@ impl TokenModel for CandleModel {
 
     fn forward(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<(), EngineError> {
         let planned = plan(batch, Call::Forward, &self.info, self.n_token_types, &self.cache)?;
+        if planned.is_empty() {
+            return Ok(());
+        }
         let Some(decoder) = &self.weights.decoder else {
             let Some(encoder) = &self.weights.encoder else {
                 return Err(EngineError::internal("a model without any stack"));
@@ -267,3 +273,6 @@ fn write(
     })
     .map_err(error::compute)?
 }
+
+#[cfg(test)]
+mod tests;

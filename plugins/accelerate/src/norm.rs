@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use drivetrain_transformer::NormKind;
 
 use crate::kernels;
-use crate::rows::contiguous;
+use crate::rows::{contiguous, has_kernels};
 
 /// A norm over rows.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ impl NormLayer {
     /// `[rows, dim]` to `[rows, dim]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (x, eps) = (x.contiguous()?, self.eps);
-        match (self.kind, x.device().is_cpu()) {
+        match (self.kind, has_kernels(&x)) {
             (NormKind::Layer, true) => {
                 x.apply_op3_no_bwd(&self.weight, &self.bias, &LayerNorm { eps })
             }

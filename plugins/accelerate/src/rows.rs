@@ -9,6 +9,20 @@ use drivetrain_transformer::Activation;
 
 use crate::kernels;
 
+/// Whether `x` lies where the kernels of this crate work.
+pub(crate) fn has_kernels(x: &Tensor) -> bool {
+    #[cfg(test)]
+    if WITHOUT_KERNELS.load(std::sync::atomic::Ordering::Relaxed) {
+        return false;
+    }
+    x.device().is_cpu()
+}
+
+/// Makes tests on the CPU take the way of other devices.
+#[cfg(test)]
+pub(crate) static WITHOUT_KERNELS: std::sync::atomic::AtomicBool =
+    std::sync::atomic::AtomicBool::new(false);
+
 /// The values of a CPU storage from the layout's first on.
 pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match storage {
@@ -54,7 +68,7 @@ pub(crate) fn with_values<R>(tensor: &Tensor, body: impl FnOnce(&[f32]) -> R) ->
 
 /// `x + y`, in place of `y` where the device allows; equal shapes.
 pub(crate) fn add(x: &Tensor, y: Tensor) -> Result<Tensor> {
-    if !x.device().is_cpu() {
+    if !has_kernels(x) {
         return x + y;
     }
     y.inplace_op2(&x.contiguous()?, &Add)?;
@@ -76,7 +90,7 @@ impl InplaceOp2 for Add {
 
 /// `x + bias` over rows, in place of `x` where the device allows.
 pub(crate) fn add_bias(x: Tensor, bias: &Tensor) -> Result<Tensor> {
-    if !x.device().is_cpu() {
+    if !has_kernels(&x) {
         return x.broadcast_add(bias);
     }
     x.inplace_op2(bias, &AddBias)?;
@@ -98,7 +112,7 @@ impl InplaceOp2 for AddBias {
 
 /// `activation(x)`, in place of `x` where the device allows.
 pub(crate) fn activate(x: Tensor, activation: Activation) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if has_kernels(&x) {
         x.inplace_op1(&Activate(activation))?;
         return Ok(x);
     }
@@ -130,7 +144,7 @@ impl InplaceOp1 for Activate {
 
 /// `activation(gate) * up` of rows `[gate | up]`.
 pub(crate) fn gate(x: &Tensor, activation: Activation) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if has_kernels(x) {
         return x.apply_op1_no_bwd(&Gate(activation));
     }
     let width = x.dim(1)? / 2;

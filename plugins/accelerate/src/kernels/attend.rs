@@ -3,6 +3,11 @@
 //! One task is a query token and a key-value head, whose query heads share every key and value that
 //! is read. Probabilities are made as a whole, then the values are summed up.
 
+use std::ops::Range;
+use std::slice::ChunksExact;
+
+use pulp::{Simd, WithSimd};
+
 use super::softmax::{Scores, softmax};
 use super::{ARCH, LANES, dot};
 
@@ -13,6 +18,8 @@ pub(crate) struct AttendKeys<'a> {
     pub(crate) keys: &'a [f32],
     pub(crate) values: &'a [f32],
     pub(crate) capacity: usize,
+    /// Position of the first one.
+    pub(crate) first: usize,
     pub(crate) len: usize,
 }
 
@@ -27,53 +34,68 @@ pub(crate) fn attend(
     meaning: &Scores,
     out: &mut [f32],
 ) {
-    let visible = meaning.visible(0);
-    let n_seen = visible.len();
-    let group = q.len() / head_dim;
-    let mut scores = vec![0.0f32; group * n_seen];
-    ARCH.dispatch(
-        #[inline(always)]
-        || {
-            for_each_row(blocks, kv_head, head_dim, &visible, true, |idx, key| {
-                for (head, q) in q.chunks_exact(head_dim).enumerate() {
-                    scores[head * n_seen + idx] = dot(q, key);
-                }
-            });
-            for row in scores.chunks_exact_mut(n_seen.max(1)) {
-                softmax(row, meaning.scale, meaning.soft_cap);
-            }
-            out.fill(0.0);
-            for_each_row(blocks, kv_head, head_dim, &visible, false, |idx, value| {
-                for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
-                    add_scaled(out, value, scores[head * n_seen + idx]);
-                }
-            });
-        },
-    );
+    let mut scores = vec![0.0f32; q.len() / head_dim * meaning.visible(0).len()];
+    ARCH.dispatch(Attend { q, blocks, kv_head, head_dim, meaning, out, scores: &mut scores });
 }
 
-/// Calls `row` with the number (from the first visible one) and the key or value of each visible
-/// position.
-#[inline(always)]
-fn for_each_row(
-    blocks: &[AttendKeys<'_>],
+struct Attend<'a> {
+    q: &'a [f32],
+    blocks: &'a [AttendKeys<'a>],
     kv_head: usize,
     head_dim: usize,
-    visible: &std::ops::Range<usize>,
-    keys: bool,
-    mut row: impl FnMut(usize, &[f32]),
-) {
-    let mut first = 0;
-    for block in blocks {
-        let data = if keys { block.keys } else { block.values };
-        let start = visible.start.clamp(first, first + block.len) - first;
-        let end = visible.end.clamp(first, first + block.len) - first;
-        let head = kv_head * block.capacity;
-        let rows = &data[(head + start) * head_dim..(head + end) * head_dim];
-        for (idx, values) in rows.chunks_exact(head_dim).enumerate() {
-            row(first + start + idx - visible.start, values);
+    meaning: &'a Scores,
+    out: &'a mut [f32],
+    /// `[group, n_seen]`.
+    scores: &'a mut [f32],
+}
+
+impl WithSimd for Attend<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { q, blocks, kv_head, head_dim, meaning, out, scores } = self;
+        let visible = meaning.visible(0);
+        let n_seen = visible.len();
+        let mut seen = 0;
+        for block in blocks {
+            for key in block.rows(block.keys, kv_head, head_dim, &visible) {
+                for (head, q) in q.chunks_exact(head_dim).enumerate() {
+                    scores[head * n_seen + seen] = dot(q, key);
+                }
+                seen += 1;
+            }
         }
-        first += block.len;
+        for row in scores.chunks_exact_mut(n_seen.max(1)) {
+            softmax(row, meaning.scale, meaning.soft_cap);
+        }
+        out.fill(0.0);
+        let mut seen = 0;
+        for block in blocks {
+            for value in block.rows(block.values, kv_head, head_dim, &visible) {
+                for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
+                    add_scaled(out, value, scores[head * n_seen + seen]);
+                }
+                seen += 1;
+            }
+        }
+    }
+}
+
+impl<'a> AttendKeys<'a> {
+    /// The rows of one head, of the keys or the values, whose positions are in `visible`.
+    #[inline(always)]
+    fn rows(
+        &self,
+        data: &'a [f32],
+        kv_head: usize,
+        head_dim: usize,
+        visible: &Range<usize>,
+    ) -> ChunksExact<'a, f32> {
+        let start = visible.start.clamp(self.first, self.first + self.len) - self.first;
+        let end = visible.end.clamp(self.first, self.first + self.len) - self.first;
+        let head = kv_head * self.capacity;
+        data[(head + start) * head_dim..(head + end) * head_dim].chunks_exact(head_dim)
     }
 }
 

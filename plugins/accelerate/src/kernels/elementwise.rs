@@ -1,6 +1,9 @@
 //! Bias, activation, gating and residual addition over rows.
 
+use std::marker::PhantomData;
+
 use drivetrain_transformer::Activation;
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{ARCH, exp};
@@ -45,24 +48,64 @@ pub(crate) fn gate(x: &[f32], out: &mut [f32], n: usize, activation: Activation)
 }
 
 fn map(x: &mut [f32], activation: Activation) {
-    #[inline(always)]
-    fn each(x: &mut [f32], f: impl Fn(f32) -> f32) {
-        ARCH.dispatch(
-            #[inline(always)]
-            || x.iter_mut().for_each(|x| *x = f(*x)),
-        );
-    }
     match activation {
-        Activation::Gelu => each(x, gelu),
-        Activation::GeluTanh => each(x, gelu_tanh),
-        Activation::QuickGelu => each(x, |x| x * sigmoid(1.702 * x)),
-        Activation::Silu => each(x, |x| x * sigmoid(x)),
-        Activation::Relu => each(x, |x| if x > 0.0 { x } else { 0.0 * x }),
-        Activation::ReluSquared => each(x, |x| if x > 0.0 { x * x } else { 0.0 * x }),
-        Activation::Tanh => each(x, tanh),
-        Activation::Sigmoid => each(x, sigmoid),
+        Activation::Gelu => each::<Gelu>(x),
+        Activation::GeluTanh => each::<GeluTanh>(x),
+        Activation::QuickGelu => each::<QuickGelu>(x),
+        Activation::Silu => each::<Silu>(x),
+        Activation::Relu => each::<Relu>(x),
+        Activation::ReluSquared => each::<ReluSquared>(x),
+        Activation::Tanh => each::<Tanh>(x),
+        Activation::Sigmoid => each::<Sigmoid>(x),
         Activation::Identity => {}
     }
+}
+
+/// A function of one value. A type, not a closure: only a method that is always inlined is sure to
+/// be compiled for the vector level of the loop around it.
+trait Function {
+    fn of(x: f32) -> f32;
+}
+
+fn each<F: Function>(x: &mut [f32]) {
+    ARCH.dispatch(Map::<F>(x, PhantomData));
+}
+
+struct Map<'a, F>(&'a mut [f32], PhantomData<F>);
+
+impl<F: Function> WithSimd for Map<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for x in self.0 {
+            *x = F::of(*x);
+        }
+    }
+}
+
+macro_rules! functions {
+    ($($name:ident = |$x:ident| $value:expr;)*) => {$(
+        struct $name;
+
+        impl Function for $name {
+            #[inline(always)]
+            fn of($x: f32) -> f32 {
+                $value
+            }
+        }
+    )*};
+}
+
+functions! {
+    Gelu = |x| gelu(x);
+    GeluTanh = |x| gelu_tanh(x);
+    QuickGelu = |x| x * sigmoid(1.702 * x);
+    Silu = |x| x * sigmoid(x);
+    Relu = |x| if x > 0.0 { x } else { 0.0 * x };
+    ReluSquared = |x| if x > 0.0 { x * x } else { 0.0 * x };
+    Tanh = |x| tanh(x);
+    Sigmoid = |x| sigmoid(x);
 }
 
 #[inline(always)]

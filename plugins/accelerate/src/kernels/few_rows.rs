@@ -1,11 +1,12 @@
 //! A few rows times a matrix: `out = x Wᵀ` for decode steps.
 //!
 //! Each row of `W` is read from memory once and multiplied with every row of `x`, which stays in
-//! the cache. Four rows of `W` at a time share the loads of `x`.
+//! the cache. Four rows of `W` and two of `x` at a time share each other's loads.
 
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{ARCH, LANES, PARALLEL_WORK, dot, sum_lanes};
+use super::{ARCH, PARALLEL_WORK, dot};
 
 /// `out[i, j] = x[i] · w[j]` for `x` `[m, k]`, `w` `[n, k]`, `out` `[m, n]`; `m` and `k` at least 1.
 pub(crate) fn few_rows(x: &[f32], w: &[f32], out: &mut [f32], m: usize, k: usize) {
@@ -16,14 +17,9 @@ pub(crate) fn few_rows(x: &[f32], w: &[f32], out: &mut [f32], m: usize, k: usize
     }
     let mut columns = vec![0.0f32; n * m];
     by_columns(x, w, &mut columns, m, k);
-    ARCH.dispatch(
-        #[inline(always)]
-        || {
-            for (i, row) in out.chunks_exact_mut(n).enumerate() {
-                row.iter_mut().zip(columns.chunks_exact(m)).for_each(|(y, col)| *y = col[i]);
-            }
-        },
-    );
+    for (i, row) in out.chunks_exact_mut(n).enumerate() {
+        row.iter_mut().zip(columns.chunks_exact(m)).for_each(|(y, column)| *y = column[i]);
+    }
 }
 
 /// The same with `out` as `[n, m]`.
@@ -31,60 +27,92 @@ fn by_columns(x: &[f32], w: &[f32], out: &mut [f32], m: usize, k: usize) {
     let n = out.len() / m;
     let n_threads = rayon::current_num_threads();
     if n_threads == 1 || n * k * m < PARALLEL_WORK {
-        return block(x, w, out, m, k);
+        return ARCH.dispatch(Block { x, w, out, m, k });
     }
     // Some more parts than threads, so that a late thread costs little; whole groups of four.
     let part = n.div_ceil(n_threads * 4).next_multiple_of(4);
     out.par_chunks_mut(part * m)
         .zip(w.par_chunks(part * k))
-        .for_each(|(out, w)| block(x, w, out, m, k));
+        .for_each(|(out, w)| ARCH.dispatch(Block { x, w, out, m, k }));
 }
 
-fn block(x: &[f32], w: &[f32], out: &mut [f32], m: usize, k: usize) {
-    ARCH.dispatch(
-        #[inline(always)]
-        || {
-            let (mut groups, mut outs) = (w.chunks_exact(4 * k), out.chunks_exact_mut(4 * m));
-            for (group, out) in groups.by_ref().zip(outs.by_ref()) {
-                for (j, x) in x.chunks_exact(k).enumerate() {
-                    let sums = dot_4(group, x, k);
-                    for (row, sum) in sums.into_iter().enumerate() {
-                        out[row * m + j] = sum;
-                    }
+/// [`by_columns`] on one thread.
+struct Block<'a> {
+    x: &'a [f32],
+    w: &'a [f32],
+    out: &'a mut [f32],
+    m: usize,
+    k: usize,
+}
+
+impl WithSimd for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { x, w, out, m, k } = self;
+        let (mut groups, mut outs) = (w.chunks_exact(4 * k), out.chunks_exact_mut(4 * m));
+        for (group, out) in groups.by_ref().zip(outs.by_ref()) {
+            let mut pairs = x.chunks_exact(2 * k);
+            let mut j = 0;
+            for pair in pairs.by_ref() {
+                let (a, b) = pair.split_at(k);
+                let sums = four_by::<S, 2>(simd, group, [a, b]);
+                for (row, [a, b]) in sums.into_iter().enumerate() {
+                    (out[row * m + j], out[row * m + j + 1]) = (a, b);
+                }
+                j += 2;
+            }
+            if j < m {
+                let sums = four_by::<S, 1>(simd, group, [pairs.remainder()]);
+                for (row, [sum]) in sums.into_iter().enumerate() {
+                    out[row * m + j] = sum;
                 }
             }
-            let rest = groups.remainder().chunks_exact(k);
-            for (w, out) in rest.zip(outs.into_remainder().chunks_exact_mut(m)) {
-                out.iter_mut().zip(x.chunks_exact(k)).for_each(|(y, x)| *y = dot(w, x));
+        }
+        let rest = groups.remainder().chunks_exact(k);
+        for (w, out) in rest.zip(outs.into_remainder().chunks_exact_mut(m)) {
+            for (y, x) in out.iter_mut().zip(x.chunks_exact(k)) {
+                *y = dot(w, x);
             }
-        },
-    );
+        }
+    }
 }
 
-/// `x` times four rows of `k` values.
+/// Four rows of `W`, one after the other in `group`, times `N` rows of `x`, all of one length.
 #[inline(always)]
-fn dot_4(rows: &[f32], x: &[f32], k: usize) -> [f32; 4] {
-    let (a, rest) = rows.split_at(k);
+fn four_by<S: Simd, const N: usize>(simd: S, group: &[f32], x: [&[f32]; N]) -> [[f32; N]; 4] {
+    let k = group.len() / 4;
+    let (a, rest) = group.split_at(k);
     let (b, rest) = rest.split_at(k);
     let (c, d) = rest.split_at(k);
-    let (xs, x_tail) = x.as_chunks::<LANES>();
-    let (a, a_tail) = a.as_chunks::<LANES>();
-    let (b, b_tail) = b.as_chunks::<LANES>();
-    let (c, c_tail) = c.as_chunks::<LANES>();
-    let (d, d_tail) = d.as_chunks::<LANES>();
-    let mut sums = [[0.0f32; LANES]; 4];
-    for ((((x, a), b), c), d) in xs.iter().zip(a).zip(b).zip(c).zip(d) {
-        for lane in 0..LANES {
-            sums[0][lane] += x[lane] * a[lane];
-            sums[1][lane] += x[lane] * b[lane];
-            sums[2][lane] += x[lane] * c[lane];
-            sums[3][lane] += x[lane] * d[lane];
+    let ((a, a_tail), (b, b_tail)) = (S::as_simd_f32s(a), S::as_simd_f32s(b));
+    let ((c, c_tail), (d, d_tail)) = (S::as_simd_f32s(c), S::as_simd_f32s(d));
+    let n = a.len();
+    let (b, c, d) = (&b[..n], &c[..n], &d[..n]);
+    let mut xs: [&[S::f32s]; N] = [&[]; N];
+    let mut x_tails: [&[f32]; N] = [&[]; N];
+    for row in 0..N {
+        let (x, tail) = S::as_simd_f32s(x[row]);
+        (xs[row], x_tails[row]) = (&x[..n], tail);
+    }
+    let mut sums = [[simd.splat_f32s(0.0); N]; 4];
+    for i in 0..n {
+        for row in 0..N {
+            let x = xs[row][i];
+            sums[0][row] = simd.mul_add_e_f32s(x, a[i], sums[0][row]);
+            sums[1][row] = simd.mul_add_e_f32s(x, b[i], sums[1][row]);
+            sums[2][row] = simd.mul_add_e_f32s(x, c[i], sums[2][row]);
+            sums[3][row] = simd.mul_add_e_f32s(x, d[i], sums[3][row]);
         }
     }
     let tails = [a_tail, b_tail, c_tail, d_tail];
-    let mut out = sums.map(sum_lanes);
-    for (sum, tail) in out.iter_mut().zip(tails) {
-        *sum += tail.iter().zip(x_tail).map(|(w, x)| w * x).sum::<f32>();
+    let mut out = [[0.0f32; N]; 4];
+    for w in 0..4 {
+        for row in 0..N {
+            let tail = dot(tails[w], x_tails[row]);
+            out[w][row] = simd.reduce_sum_f32s(sums[w][row]) + tail;
+        }
     }
     out
 }
@@ -95,7 +123,8 @@ mod tests {
 
     #[test]
     fn matches_plain_loops() {
-        for (m, n, k) in [(1, 1, 1), (1, 7, 33), (3, 9, 16), (4, 130, 300), (2, 4, 5)] {
+        for (m, n, k) in [(1, 1, 1), (1, 7, 33), (3, 9, 16), (4, 130, 300), (2, 4, 5), (7, 66, 70)]
+        {
             let x: Vec<f32> = (0..m * k).map(|i| (i % 7) as f32 - 3.0).collect();
             let w: Vec<f32> = (0..n * k).map(|i| (i % 5) as f32 - 2.0).collect();
             let mut out = vec![f32::NAN; m * n];

@@ -1,55 +1,90 @@
 //! Layer norm and RMS norm over rows.
 
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{ARCH, LANES, PARALLEL_WORK, dot, sum_lanes};
+use super::{ARCH, PARALLEL_WORK, dot, sum};
 
 /// `out = (x - mean) / sqrt(var + eps) * w + b` for each row; `x`, `out` `[rows, n]`, `w`, `b` `[n]`.
 pub(crate) fn layer_norm(x: &[f32], w: &[f32], b: &[f32], out: &mut [f32], eps: f32) {
     assert!(x.len() == out.len() && w.len() == b.len() && !w.is_empty(), "layer_norm: lengths");
-    by_rows(x, out, w.len(), |x, out| {
-        let n = x.len() as f32;
-        let mean = sum(x) / n;
-        out.iter_mut().zip(x).for_each(|(y, x)| *y = x - mean);
-        let scale = 1.0 / (dot(out, out) / n + eps).sqrt();
-        out.iter_mut().zip(w).zip(b).for_each(|((y, w), b)| *y = *y * scale * w + b);
-    });
+    by_rows(x, out, w.len(), &LayerNorm { w, b, eps });
 }
 
 /// `out = x / sqrt(mean(x²) + eps) * w` for each row; `x`, `out` `[rows, n]`, `w` `[n]`.
 pub(crate) fn rms_norm(x: &[f32], w: &[f32], out: &mut [f32], eps: f32) {
     assert!(x.len() == out.len() && !w.is_empty(), "rms_norm: lengths");
-    by_rows(x, out, w.len(), |x, out| {
-        let scale = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
-        out.iter_mut().zip(x).zip(w).for_each(|((y, x), w)| *y = x * scale * w);
-    });
+    by_rows(x, out, w.len(), &RmsNorm { w, eps });
 }
 
-#[inline(always)]
-fn by_rows(x: &[f32], out: &mut [f32], n: usize, row: impl Fn(&[f32], &mut [f32]) + Sync) {
-    let part = |x: &[f32], out: &mut [f32]| {
-        ARCH.dispatch(
-            #[inline(always)]
-            || x.chunks_exact(n).zip(out.chunks_exact_mut(n)).for_each(|(x, out)| row(x, out)),
-        );
-    };
-    if x.len() < PARALLEL_WORK {
-        return part(x, out);
-    }
-    let len = n * (PARALLEL_WORK / 4).div_ceil(n);
-    x.par_chunks(len).zip(out.par_chunks_mut(len)).for_each(|(x, out)| part(x, out));
+/// A norm of one row.
+trait RowNorm: Sync {
+    fn row(&self, x: &[f32], out: &mut [f32]);
 }
 
-#[inline(always)]
-fn sum(x: &[f32]) -> f32 {
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    let mut sums = [0.0f32; LANES];
-    for chunk in chunks {
-        for lane in 0..LANES {
-            sums[lane] += chunk[lane];
+struct LayerNorm<'a> {
+    w: &'a [f32],
+    b: &'a [f32],
+    eps: f32,
+}
+
+impl RowNorm for LayerNorm<'_> {
+    #[inline(always)]
+    fn row(&self, x: &[f32], out: &mut [f32]) {
+        let n = x.len() as f32;
+        let mean = sum(x) / n;
+        for (y, x) in out.iter_mut().zip(x) {
+            *y = x - mean;
+        }
+        let scale = 1.0 / (dot(out, out) / n + self.eps).sqrt();
+        for ((y, w), b) in out.iter_mut().zip(self.w).zip(self.b) {
+            *y = *y * scale * w + b;
         }
     }
-    sum_lanes(sums) + tail.iter().sum::<f32>()
+}
+
+struct RmsNorm<'a> {
+    w: &'a [f32],
+    eps: f32,
+}
+
+impl RowNorm for RmsNorm<'_> {
+    #[inline(always)]
+    fn row(&self, x: &[f32], out: &mut [f32]) {
+        let scale = 1.0 / (dot(x, x) / x.len() as f32 + self.eps).sqrt();
+        for ((y, x), w) in out.iter_mut().zip(x).zip(self.w) {
+            *y = x * scale * w;
+        }
+    }
+}
+
+fn by_rows(x: &[f32], out: &mut [f32], n: usize, norm: &impl RowNorm) {
+    if x.len() < PARALLEL_WORK {
+        return ARCH.dispatch(Part { x, out, n, norm });
+    }
+    let len = n * (PARALLEL_WORK / 4).div_ceil(n);
+    x.par_chunks(len)
+        .zip(out.par_chunks_mut(len))
+        .for_each(|(x, out)| ARCH.dispatch(Part { x, out, n, norm }));
+}
+
+/// Some rows on one thread.
+struct Part<'a, N> {
+    x: &'a [f32],
+    out: &'a mut [f32],
+    n: usize,
+    norm: &'a N,
+}
+
+impl<N: RowNorm> WithSimd for Part<'_, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (x, out) in self.x.chunks_exact(self.n).zip(self.out.chunks_exact_mut(self.n)) {
+            self.norm.row(x, out);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Scores to probabilities: scale, cap, mask and softmax in one pass over each row.
 
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{ARCH, PARALLEL_WORK, exp};
+use super::{ARCH, LANES, PARALLEL_WORK, exp, sum};
 
 /// What rows of scores mean: row `r` belongs to the query at position
 /// `first_position + r % n_queries`, column `c` to the key at position `first_key + c`.
@@ -46,10 +47,7 @@ pub(crate) fn masked_softmax(scores: &mut [f32], meaning: &Scores) {
     let row = |(idx, row): (usize, &mut [f32])| {
         let visible = meaning.visible(idx);
         let Some(seen) = row.get_mut(visible.clone()) else { return };
-        ARCH.dispatch(
-            #[inline(always)]
-            || softmax(seen, meaning.scale, meaning.soft_cap),
-        );
+        ARCH.dispatch(Row { x: seen, scale: meaning.scale, soft_cap: meaning.soft_cap });
         row[..visible.start].fill(0.0);
         row[visible.end..].fill(0.0);
     };
@@ -60,28 +58,57 @@ pub(crate) fn masked_softmax(scores: &mut [f32], meaning: &Scores) {
     }
 }
 
+/// One row's visible columns.
+struct Row<'a> {
+    x: &'a mut [f32],
+    scale: f32,
+    soft_cap: Option<f32>,
+}
+
+impl WithSimd for Row<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        softmax(self.x, self.scale, self.soft_cap);
+    }
+}
+
 /// `softmax(cap(scale * x))` in place.
 #[inline(always)]
 pub(super) fn softmax(x: &mut [f32], scale: f32, soft_cap: Option<f32>) {
-    match soft_cap {
-        Some(cap) => x.iter_mut().for_each(|x| *x = cap * (*x * scale / cap).tanh()),
-        None => x.iter_mut().for_each(|x| *x *= scale),
+    for x in x.iter_mut() {
+        *x *= scale;
+    }
+    if let Some(cap) = soft_cap {
+        for x in x.iter_mut() {
+            *x = cap * (*x / cap).tanh();
+        }
+    }
+    let max = max(x);
+    for x in x.iter_mut() {
+        *x = exp(*x - max);
+    }
+    let norm = 1.0 / sum(x);
+    for x in x.iter_mut() {
+        *x *= norm;
+    }
+}
+
+#[inline(always)]
+fn max(x: &[f32]) -> f32 {
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+        }
     }
     let mut max = f32::NEG_INFINITY;
-    for x in x.iter() {
+    for x in lanes.iter().chain(tail) {
         max = if *x > max { *x } else { max };
     }
-    let mut sum = 0.0f64;
-    for part in x.chunks_mut(super::LANES) {
-        let mut part_sum = 0.0;
-        for x in part {
-            *x = exp(*x - max);
-            part_sum += *x;
-        }
-        sum += f64::from(part_sum);
-    }
-    let norm = (1.0 / sum) as f32;
-    x.iter_mut().for_each(|x| *x *= norm);
+    max
 }
 
 #[cfg(test)]

@@ -141,6 +141,14 @@ fn an_error_leaves_every_sequence_as_it_was() {
 }
 
 #[test]
+fn a_batch_without_segments_does_nothing() {
+    for name in ["gpt2", "bart", "bert"] {
+        assert_eq!(model(name).forward(&[]), Default::default());
+    }
+    assert_eq!(model("bart").try_run(true, &[], &[]).unwrap(), Default::default());
+}
+
+#[test]
 fn names_that_are_taken_or_unknown_are_refused() {
     let mut model = model("bart");
     let prompt = tokens(4, 1);
