@@ -31,6 +31,12 @@ pub(crate) enum Command {
 pub(crate) enum PluginCommand {
     /// Run the conformance suite against a built engine
     Check(Check),
+    /// Open a library and say by the exit code whether this process survives it
+    #[command(hide = true)]
+    Try {
+        /// The library
+        library: PathBuf,
+    },
 }
 
 /// Where engines are looked for.

@@ -16,7 +16,13 @@ pub(crate) fn discover(plugins: &Plugins, env: &Environment) -> EngineRegistry {
         .get("DRIVETRAIN_PLUGINS")
         .map(|dirs| std::env::split_paths(dirs).collect())
         .unwrap_or_default();
-    EngineRegistry::discover(&plugin_dirs(&plugins.plugins, &from_env, beside))
+    let dirs = plugin_dirs(&plugins.plugins, &from_env, beside);
+    match &executable {
+        Some(executable) => {
+            EngineRegistry::discover_after(&dirs, &|path| crate::trial::run(executable, path))
+        }
+        None => EngineRegistry::discover(&dirs),
+    }
 }
 
 /// Prints a table of them.

@@ -11,6 +11,7 @@ mod logging;
 mod plugin;
 mod progress;
 mod serve;
+mod trial;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Inspect(inspect) => inspect::inspect(&inspect),
         Command::Generate(generate) => generate::generate(&generate),
         Command::Plugin(PluginCommand::Check(check)) => plugin::check(&check),
+        Command::Plugin(PluginCommand::Try { library }) => return trial::open(&library),
     };
     exit::code(result)
 }

@@ -26,9 +26,10 @@ mod registry;
 mod scheduler;
 mod tasks;
 
+pub use drivetrain_engine::{EngineError, ErrorKind, OpenEngineError};
 pub use error::HostError;
 pub use host::Host;
 pub use model::{ModelHandle, ModelStatus};
 pub use raw::{RawFrames, RawHead, RawReply, RawRequest};
-pub use registry::{EngineRegistry, FoundEngine, plugin_dirs};
+pub use registry::{EngineRegistry, FoundEngine, Trial, plugin_dirs};
 pub use tasks::{Features, FinishReason, Generated, Task, TaskReply, TaskRequest, UnknownTask};

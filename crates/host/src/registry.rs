@@ -74,6 +74,9 @@ impl FoundEngine {
     }
 }
 
+/// A trial of a library outside of this process; see [`EngineRegistry::discover_after`].
+pub type Trial<'a> = dyn Fn(&Path) -> Result<(), OpenEngineError> + Sync + 'a;
+
 /// All engines found, and the files that were none.
 #[derive(Debug, Default)]
 pub struct EngineRegistry {
@@ -87,14 +90,29 @@ impl EngineRegistry {
     /// in [`Self::rejected`], and stops no other; of two engines of one name the one of the earlier
     /// folder counts. A folder that is not there is passed over.
     pub fn discover(dirs: &[PathBuf]) -> Self {
+        Self::discover_after(dirs, &|_| Ok(()))
+    }
+
+    /// [`Self::discover`], with `trial` run on every file first, all at once. A file that fails it
+    /// is refused unopened: a damaged library can end the process that opens it, so a server tries
+    /// it in another.
+    pub fn discover_after(dirs: &[PathBuf], trial: &Trial<'_>) -> Self {
         let mut registry = Self { searched: dirs.to_vec(), ..Self::default() };
-        let mut opened = HashSet::new();
-        for dir in dirs {
-            for path in libraries(dir) {
-                let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-                if opened.insert(real) {
-                    registry.open(path);
-                }
+        let mut seen = HashSet::new();
+        let paths: Vec<PathBuf> = dirs
+            .iter()
+            .flat_map(|dir| libraries(dir))
+            .filter(|path| seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())))
+            .collect();
+        let verdicts: Vec<Result<(), OpenEngineError>> = std::thread::scope(|scope| {
+            let trials: Vec<_> =
+                paths.iter().map(|path| scope.spawn(move || trial(path))).collect();
+            trials.into_iter().map(|trial| trial.join().unwrap_or(Ok(()))).collect()
+        });
+        for (path, verdict) in paths.into_iter().zip(verdicts) {
+            match verdict {
+                Ok(()) => registry.open(path),
+                Err(error) => registry.refuse(path, error),
             }
         }
         registry
@@ -176,12 +194,17 @@ impl EngineRegistry {
                 let engine: Arc<dyn Engine> = Arc::new(library);
                 self.keep(FoundEngine { engine, info, abi, path: Some(path) });
             }
-            Err(error) => {
-                let why = HostError::chain_of(&error);
-                tracing::warn!(file = %path.display(), error = why, "a library is no engine");
-                self.rejected.push((path, error));
-            }
+            Err(error) => self.refuse(path, error),
         }
+    }
+
+    fn refuse(&mut self, path: PathBuf, error: OpenEngineError) {
+        let why = HostError::chain_of(&error);
+        tracing::warn!(file = %path.display(), error = why, "a library is no engine");
+        if let Some(details) = error.details() {
+            tracing::debug!(file = %path.display(), details, "what differs");
+        }
+        self.rejected.push((path, error));
     }
 
     fn keep(&mut self, found: FoundEngine) {

@@ -2,8 +2,7 @@
 
 use std::error::Error;
 
-use drivetrain_engine::{EngineError, ErrorKind};
-use drivetrain_host::HostError;
+use drivetrain_host::{EngineError, ErrorKind, HostError};
 
 use crate::failure::{ApiError, FailureKind};
 

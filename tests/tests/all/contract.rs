@@ -102,7 +102,6 @@ fn bodies_that_are_not_what_they_say_are_refused() {
         ("text/plain", b""),
         ("text/plain", b"\xc3\x28"),
         ("text/csv", b"no,such,column\n1,2,3\n"),
-        ("text/csv", b"inputs\n\"never closed"),
     ];
     for (content_type, body) in cases {
         let shown = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();

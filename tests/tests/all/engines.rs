@@ -41,10 +41,17 @@ fn a_broken_library_stops_no_other() {
     std::fs::write(dir.path().join("libtext.so"), "no library at all\n").unwrap();
     std::fs::write(dir.path().join("libempty.so"), "").unwrap();
     std::fs::write(dir.path().join("libcut.so"), &whole[..whole.len() / 3]).unwrap();
+    // Intact headers over damaged insides: the system's loader runs into these.
+    for (idx, garbage) in [0x00_u8, 0xff, 0xcc].into_iter().enumerate() {
+        let mut damaged = whole.clone();
+        let n = damaged.len();
+        damaged[n / 20..].chunks_mut(4096).step_by(3).for_each(|page| page.fill(garbage));
+        std::fs::write(dir.path().join(format!("libdamaged{idx}.so")), damaged).unwrap();
+    }
     let output = drivetrain(&["engines", "--plugins", dir.path().to_str().unwrap()]);
     let text = text(&output);
     assert!(output.status.success(), "{text}");
-    for name in ["libtext.so", "libempty.so", "libcut.so"] {
+    for name in ["libtext.so", "libempty.so", "libcut.so", "libdamaged0.so", "libdamaged1.so"] {
         assert!(text.contains(name), "{name} is reported:\n{text}");
     }
     let server = drivetrain_tests::Server::with(&ServerOptions {

@@ -101,6 +101,17 @@ pub enum OpenEngineError {
         /// What the panic said.
         message: String,
     },
+    /// Another process that opened the file first, as a trial, did not survive it.
+    #[error(
+        "{}: ended the process that tried it ({how}): the file is damaged; build it or copy it again",
+        path.display()
+    )]
+    Crashed {
+        /// The file.
+        path: PathBuf,
+        /// How the process ended.
+        how: String,
+    },
 }
 
 impl OpenEngineError {
@@ -115,7 +126,8 @@ impl OpenEngineError {
             | Self::AbiStable { path, .. }
             | Self::Abi { path, .. }
             | Self::Layout { path, .. }
-            | Self::Panicked { path, .. } => path,
+            | Self::Panicked { path, .. }
+            | Self::Crashed { path, .. } => path,
         }
     }
 

@@ -293,7 +293,6 @@ fn load_with(
 fn check_info(info: &drivetrain_engine::TokenModelInfo) -> Result<(), HostError> {
     let zeros = [
         ("vocab", info.vocab),
-        ("dim", info.dim),
         ("max_positions", info.max_positions),
         ("kv_block_tokens", info.kv_block_tokens),
         ("max_sequences", info.max_sequences),

@@ -264,7 +264,8 @@ fn choose(wanted: Option<&str>, text: &ModelText) -> Result<Task, HostError> {
 /// Whether a model of this shape can do the task.
 fn check_kind(model: &str, task: Task, info: &TokenModelInfo) -> Result<(), HostError> {
     let needs = match (task, info.kind) {
-        (Task::FeatureExtraction, _) => return Ok(()),
+        (Task::FeatureExtraction, _) if info.dim > 0 => return Ok(()),
+        (Task::FeatureExtraction, _) => "a model with hidden states",
         (Task::TextGeneration, ModelKind::Decoder)
         | (Task::Text2TextGeneration | Task::Summarization, ModelKind::EncoderDecoder)
             if info.n_logits > 0 =>
@@ -277,6 +278,9 @@ fn check_kind(model: &str, task: Task, info: &TokenModelInfo) -> Result<(), Host
     let has_head = info.n_logits > 0;
     let (is, allowed) = match info.kind {
         ModelKind::Encoder => ("an encoder-only one", "feature-extraction"),
+        ModelKind::Decoder if has_head && info.dim == 0 => {
+            ("a decoder-only one without hidden states", "text-generation")
+        }
         ModelKind::Decoder if has_head => {
             ("a decoder-only one", "text-generation, feature-extraction")
         }

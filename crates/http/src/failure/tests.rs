@@ -1,6 +1,8 @@
+//! Every row of the table of failures.
+
 use std::time::Duration;
 
-use drivetrain_engine::EngineError;
+use drivetrain_host::EngineError;
 use drivetrain_host::HostError;
 
 use super::*;
@@ -97,7 +99,7 @@ fn every_error_of_the_host_has_its_kind_and_the_contracts_words() {
 
 #[test]
 fn an_engines_error_is_told_with_its_causes_under_the_status_of_its_kind() {
-    use drivetrain_engine::ErrorKind;
+    use drivetrain_host::ErrorKind;
     for (kind, expect) in [
         (ErrorKind::BadInput, FailureKind::Untranslatable),
         (ErrorKind::OutOfMemory, FailureKind::OutOfMemory),

@@ -1,3 +1,5 @@
+//! Bodies of every content type, good and bad.
+
 use axum::http::{HeaderMap, HeaderValue, header};
 use serde_json::json;
 
