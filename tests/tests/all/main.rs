@@ -1,5 +1,6 @@
 //! The cross-crate tests, one binary.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test ends where its ground gives way")]
 
 mod article;
 mod contract;
