@@ -1,6 +1,7 @@
 //! `drivetrain serve`: what SageMaker runs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use drivetrain_config::{Environment, ServerConfig, ServerOverrides};
@@ -10,10 +11,14 @@ use tracing::{error, info, warn};
 
 use crate::args::Serve;
 
+/// How long work that is cut off may hold up the exit.
+const GRACE: Duration = Duration::from_millis(100);
+
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn serve(args: &Serve) -> Result<()> {
     let env = Environment::from_process();
     crate::logging::start(&env, "info");
+    refuse_nothing(args)?;
     let executable = std::env::current_exe().context("the binary's own path is not known")?;
     let overrides = ServerOverrides {
         config_file: args.config_file.clone(),
@@ -34,7 +39,27 @@ pub(crate) fn serve(args: &Serve) -> Result<()> {
     if config.io_threads.value > 0 {
         runtime.worker_threads(config.io_threads.value as usize);
     }
-    runtime.enable_all().build()?.block_on(run(config, env, args))
+    let runtime = runtime.enable_all().build()?;
+    let result = runtime.block_on(run(config, env, args));
+    // What still runs belongs to requests whose time is over; waiting for it could outlast the time
+    // that a container has to stop.
+    runtime.shutdown_timeout(GRACE);
+    result
+}
+
+/// An argument that names nothing, as an unset variable leaves behind, must not become a server
+/// that is healthy and serves nothing.
+fn refuse_nothing(args: &Serve) -> Result<()> {
+    if args.models.iter().chain(&args.more_models).any(|model| model.trim().is_empty()) {
+        bail!("MODEL is empty: name a model as `path` or `name=path`, or leave the argument out");
+    }
+    if let Some(store) = args.model_store.as_deref().filter(|store| !store.is_dir()) {
+        bail!("--model-store {}: there is no such directory", store.display());
+    }
+    if let Some(dir) = args.plugins.plugins.iter().find(|dir| !dir.is_dir()) {
+        bail!("--plugins {}: there is no such directory", dir.display());
+    }
+    Ok(())
 }
 
 async fn run(config: Arc<ServerConfig>, env: Environment, args: &Serve) -> Result<()> {

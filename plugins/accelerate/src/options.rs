@@ -23,11 +23,38 @@ impl LoadOptions {
     /// Reads `options`; other keys are the host's or a task's.
     pub(crate) fn parse(options: &Options<'_>, services: &Services) -> Result<Self, EngineError> {
         check_dtype(options, services)?;
+        warn_of_the_unknown(options, services);
         let max_sequences = options
             .parse::<NonZeroU32>("max_rolling_batch_size", "a whole number above 0")?
             .map_or(MAX_SEQUENCES, NonZeroU32::get)
             .min(MOST_SEQUENCES);
         Ok(Self { device: device(options)?, max_sequences })
+    }
+}
+
+/// What other engines would do otherwise, with the values that ask for nothing.
+const NOT_HERE: &[(&str, &[&str])] = &[
+    ("load_in_8bit", &["false"]),
+    ("load_in_4bit", &["false"]),
+    ("quantize", &["", "none"]),
+    ("tensor_parallel_degree", &["1", "max"]),
+    ("pipeline_parallel_degree", &["1"]),
+    ("enable_lora", &["false"]),
+    ("draft_model_id", &[""]),
+    ("max_memory", &[""]),
+];
+
+/// Says which options ask for what this engine does not do: the model answers as without them.
+fn warn_of_the_unknown(options: &Options<'_>, services: &Services) {
+    for (key, neutral) in NOT_HERE {
+        let Some(value) = options.get(key) else { continue };
+        if !neutral.contains(&value.trim().to_ascii_lowercase().as_str()) {
+            let message = format!(
+                "option.{key}={value} has no effect: the accelerate engine computes in f32 on one \
+                 device, from the weights as they are"
+            );
+            services.log(LogLevel::Warn, &message);
+        }
     }
 }
 

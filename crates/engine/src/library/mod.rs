@@ -99,12 +99,13 @@ pub fn through_abi(engine: Arc<dyn Engine>) -> Result<Arc<dyn Engine>, EngineErr
 
 fn inspect(path: &Path) -> Result<(), OpenEngineError> {
     let read = |source| OpenEngineError::Read { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(read)?;
-    let metadata = file.metadata().map_err(read)?;
+    // Asked before it is opened: opening a pipe waits for somebody to write to it.
+    let metadata = std::fs::metadata(path).map_err(read)?;
     if !metadata.is_file() {
         let found = if metadata.is_dir() { "a directory" } else { "no regular file" }.to_owned();
         return Err(OpenEngineError::NotALibrary { path: path.to_owned(), found });
     }
+    let mut file = File::open(path).map_err(read)?;
     match elf::inspect(&mut file, metadata.len(), ROOT_MODULE_LOADER_NAME).map_err(read)? {
         Ok(()) => Ok(()),
         Err(Misfit::NotALibrary(found)) => {

@@ -4,7 +4,7 @@ use drivetrain_artifacts::{DecodeSpecial, JsonFile, SpecialTokens};
 use drivetrain_engine::{EngineError, ModelKind, TokenModelInfo};
 use serde_json::Value;
 
-use super::text::{Encoded, ModelText, Text};
+use super::text::{self, Encoded, ModelText, Text};
 use super::{Generated, Task, TaskReply, TaskRequest};
 use super::{feature_extraction, summarization, text_generation, text2text_generation};
 use crate::HostError;
@@ -158,6 +158,15 @@ impl TaskContext {
         text: &str,
         how: &Encoding,
     ) -> Result<Encoded, HostError> {
+        let text = text::bounded(text, how.limit, how.truncates).map_err(|n_bytes| {
+            HostError::bad_request(format!(
+                "inputs[{idx}] has {} bytes and model {} takes {} tokens, for which {n_bytes} bytes \
+                 are more than enough: shorten it, or set parameters.truncation to true",
+                text.len(),
+                self.model,
+                how.limit
+            ))
+        })?;
         let mut encoded = self.text.encode(text, how.special)?;
         let found = encoded.ids.len();
         if how.truncates {

@@ -49,6 +49,27 @@ impl Text for Tokenizer {
     }
 }
 
+/// A text of so many bytes is always tokenised.
+const FREE_BYTES: usize = 256 << 10;
+/// Bytes for each token the model takes; ordinary text has about four.
+const BYTES_PER_TOKEN: usize = 64;
+
+/// `text`, if tokenising it is worth the memory, which is a hundred times its size: a text far
+/// beyond what `n_tokens` could hold is cut where it would be anyway if the request `truncates`.
+///
+/// # Errors
+/// The most bytes there may be, for a longer text that is not to be cut.
+pub(super) fn bounded(text: &str, n_tokens: usize, truncates: bool) -> Result<&str, usize> {
+    let n_bytes = n_tokens.saturating_mul(BYTES_PER_TOKEN).max(FREE_BYTES);
+    if text.len() <= n_bytes {
+        Ok(text)
+    } else if truncates {
+        Ok(text.get(..text.floor_char_boundary(n_bytes)).unwrap_or_default())
+    } else {
+        Err(n_bytes)
+    }
+}
+
 /// A text as tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Encoded {

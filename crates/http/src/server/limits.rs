@@ -27,8 +27,9 @@ impl Default for Limits {
             body_piece: Duration::from_secs(30),
             body: Duration::from_secs(300),
             write: Duration::from_secs(60),
-            // SageMaker kills a container 30 s after the signal.
-            drain: Duration::from_secs(29),
+            // SageMaker kills a container 30 s after the signal; the process needs some of that to
+            // end, on a busy machine too.
+            drain: Duration::from_secs(28),
             max_connections: 8192,
         }
     }
