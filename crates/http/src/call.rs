@@ -11,6 +11,7 @@ use crate::content_type::ContentType;
 use crate::failure::{ApiError, FailureKind};
 use crate::fields::{Fields, read_fields};
 use crate::input::{TaskInput, decode_body, decode_fields};
+use crate::urlencoded;
 
 const CUSTOM_ATTRIBUTES: &str = "x-amzn-sagemaker-custom-attributes";
 const HANDLER: &str = "handler";
@@ -140,13 +141,8 @@ impl Call {
 /// # Errors
 /// A query that is not percent-encoded UTF-8.
 pub(crate) fn parse_query(query: &str) -> Result<Vec<(String, String)>, ApiError> {
-    form_urlencoded::parse(query.as_bytes())
-        .map(|(name, value)| {
-            if name.contains('\u{fffd}') || value.contains('\u{fffd}') {
-                return Err(ApiError::invalid_message());
-            }
-            Ok((name.into_owned(), value.into_owned()))
-        })
+    urlencoded::pairs(query.as_bytes())
+        .map(|pair| pair.map_err(|_| ApiError::invalid_message()))
         .collect()
 }
 
@@ -190,6 +186,7 @@ mod tests {
             parse_query("a=1&b=x%20y+z&a=2").unwrap(),
             [("a", "1"), ("b", "x y z"), ("a", "2")].map(|(k, v)| (k.to_owned(), v.to_owned()))
         );
+        assert_eq!(parse_query("a=%EF%BF%BD").unwrap(), [("a".to_owned(), "\u{fffd}".to_owned())]);
         assert_eq!(parse_query("a=%ff").unwrap_err().kind, FailureKind::InvalidMessage);
     }
 

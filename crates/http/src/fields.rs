@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::content_type::{BodyFormat, ContentType};
 use crate::failure::ApiError;
+use crate::urlencoded::{self, NotUtf8};
 
 /// Fields in the order sent: name and value.
 pub(crate) type Fields = Vec<(String, Bytes)>;
@@ -24,29 +25,25 @@ pub(crate) async fn read_fields(
     body: &Bytes,
 ) -> Result<Option<Fields>, ApiError> {
     match content_type.format {
-        BodyFormat::Form => urlencoded(body).map(Some),
-        BodyFormat::Multipart => multipart(parts, body).await.map(Some),
+        BodyFormat::Form => read_urlencoded(body).map(Some),
+        BodyFormat::Multipart => read_multipart(parts, body).await.map(Some),
         _ => Ok(None),
     }
 }
 
-fn urlencoded(body: &[u8]) -> Result<Fields, ApiError> {
+fn read_urlencoded(body: &[u8]) -> Result<Fields, ApiError> {
     let mut fields = Fields::new();
-    for (name, value) in form_urlencoded::parse(body) {
+    for pair in urlencoded::pairs(body) {
         check_count(fields.len())?;
-        // The parser replaces what is not UTF-8; the replacement must not pass for the client's
-        // own text.
-        if name.contains('\u{fffd}') || value.contains('\u{fffd}') {
-            return Err(ApiError::untranslatable(format!(
-                "form field {name:?} is not percent-encoded utf-8"
-            )));
-        }
-        fields.push((name.into_owned(), Bytes::from(value.into_owned())));
+        let (name, value) = pair.map_err(|NotUtf8 { name }| {
+            ApiError::untranslatable(format!("form field {name:?} is not percent-encoded utf-8"))
+        })?;
+        fields.push((name, Bytes::from(value)));
     }
     Ok(fields)
 }
 
-async fn multipart(parts: &request::Parts, body: &Bytes) -> Result<Fields, ApiError> {
+async fn read_multipart(parts: &request::Parts, body: &Bytes) -> Result<Fields, ApiError> {
     let broken = |what: &dyn std::fmt::Display| {
         ApiError::untranslatable(format!("body is not multipart/form-data: {what}"))
     };
@@ -79,14 +76,18 @@ mod tests {
 
     #[test]
     fn a_urlencoded_form_is_taken_apart_or_refused() {
-        let fields = urlencoded(b"a=1&b=x+y%C3%A9&a=2&c").unwrap();
+        let fields = read_urlencoded(b"a=1&b=x+y%C3%A9&a=2&c").unwrap();
         let text: Vec<(&str, &[u8])> =
             fields.iter().map(|(name, value)| (name.as_str(), &value[..])).collect();
         let expect: [(&str, &[u8]); 4] =
             [("a", b"1"), ("b", "x yé".as_bytes()), ("a", b"2"), ("c", b"")];
         assert_eq!(text, expect);
-        assert!(urlencoded(b"a=%ff").unwrap_err().message.contains("not percent-encoded utf-8"));
+        assert!(
+            read_urlencoded(b"a=%ff").unwrap_err().message.contains("not percent-encoded utf-8")
+        );
         let many = "a&".repeat(MAX_FIELDS + 1);
-        assert!(urlencoded(many.as_bytes()).unwrap_err().message.contains("more than 1024 fields"));
+        assert!(
+            read_urlencoded(many.as_bytes()).unwrap_err().message.contains("more than 1024 fields")
+        );
     }
 }

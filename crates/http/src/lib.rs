@@ -29,6 +29,7 @@ mod respond;
 mod routes;
 mod sagemaker;
 mod server;
+mod urlencoded;
 mod wire;
 
 pub use error::HttpError;
