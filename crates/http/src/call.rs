@@ -24,7 +24,9 @@ const N_BYTES_INLINE: usize = 1 << 16;
 pub(crate) struct Call {
     parts: request::Parts,
     query: Vec<(String, String)>,
-    content_type: ContentType,
+    /// Judged only where the body is read: an engine that answers whole requests may take a body
+    /// of a type that nobody here knows.
+    content_type: Result<ContentType, ApiError>,
     /// The body; empty when it was a form.
     body: Bytes,
     fields: Option<Fields>,
@@ -36,14 +38,16 @@ impl FromRequest<App> for Call {
     async fn from_request(request: Request<Body>, app: &App) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let query = parse_query(parts.uri.query().unwrap_or_default())?;
-        let content_type = ContentType::of(&parts.headers)?;
+        let content_type = ContentType::of(&parts.headers);
         if !app.allow_handler_override {
             refuse_handler(&parts.headers)?;
         }
         let mut body = read_body(&parts.headers, body, app.body_limits).await?;
-        let fields = match body.is_empty() {
-            true => None,
-            false => read_fields(&parts, &content_type, &body).await?,
+        let fields = match &content_type {
+            Ok(content_type) if !body.is_empty() => {
+                read_fields(&parts, content_type, &body).await?
+            }
+            _ => None,
         };
         if fields.is_some() {
             body = Bytes::new();
@@ -74,7 +78,7 @@ impl Call {
     /// The texts and parameters for a native task.
     ///
     /// # Errors
-    /// The body holds none.
+    /// The body holds none, or its content type says nothing that can be read.
     pub(crate) async fn task_input(&mut self) -> Result<TaskInput, ApiError> {
         if let Some(encoding) = self.parts.headers.get(header::CONTENT_ENCODING)
             && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
@@ -84,6 +88,7 @@ impl Call {
                 header_text(encoding.as_bytes())
             )));
         }
+        let content_type = self.content_type.clone()?;
         if let Some(fields) = &self.fields {
             return decode_fields(fields);
         }
@@ -96,9 +101,8 @@ impl Call {
             return decode_fields(&fields);
         }
         if body.len() <= N_BYTES_INLINE {
-            return decode_body(&self.content_type, &body);
+            return decode_body(&content_type, &body);
         }
-        let content_type = self.content_type.clone();
         tokio::task::spawn_blocking(move || decode_body(&content_type, &body)).await.map_err(
             |error| ApiError::new(FailureKind::Internal, format!("reading the body: {error}")),
         )?

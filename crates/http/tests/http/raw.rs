@@ -38,6 +38,10 @@ async fn the_engine_sees_properties_and_content() {
     assert!(served().ask(empty).await.body.ends_with("[data] \n"));
     let bytes = served().post("/predictions/m", "application/octet-stream", b"\x00\x01").await;
     assert!(bytes.body.ends_with("[data] \u{0}\u{1}\n"), "{}", bytes.body);
+    for odd in ["rubbish", "text/plain; charset=klingon", "application/x-www-form-urlencoded; =x"] {
+        let answer = served().post("/invocations", odd, b"a=1").await;
+        assert!(answer.body.ends_with("[data] a=1\n"), "{odd}: {}", answer.body);
+    }
 }
 
 #[tokio::test]
