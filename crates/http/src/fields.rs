@@ -15,6 +15,9 @@ pub(crate) type Fields = Vec<(String, Bytes)>;
 /// Most fields a form may have.
 const MAX_FIELDS: usize = 1024;
 
+/// How much of a name a message repeats.
+const MAX_NAME_CHARS: usize = 64;
+
 /// The fields of `body`, or `None` when its content type has none.
 ///
 /// # Errors
@@ -36,7 +39,10 @@ fn read_urlencoded(body: &[u8]) -> Result<Fields, ApiError> {
     for pair in urlencoded::pairs(body) {
         check_count(fields.len())?;
         let (name, value) = pair.map_err(|NotUtf8 { name }| {
-            ApiError::untranslatable(format!("form field {name:?} is not percent-encoded utf-8"))
+            ApiError::untranslatable(format!(
+                "form field {} is not percent-encoded utf-8",
+                quoted(&name)
+            ))
         })?;
         fields.push((name, Bytes::from(value)));
     }
@@ -54,13 +60,20 @@ async fn read_multipart(parts: &request::Parts, body: &Bytes) -> Result<Fields, 
     while let Some(field) = parser.next_field().await.map_err(|error| broken(&error.body_text()))? {
         check_count(fields.len())?;
         let name = field.name().or(field.file_name()).unwrap_or("data").to_owned();
-        let value = field
-            .bytes()
-            .await
-            .map_err(|error| broken(&format_args!("field {name:?}: {}", error.body_text())))?;
+        let value = field.bytes().await.map_err(|error| {
+            broken(&format_args!("field {}: {}", quoted(&name), error.body_text()))
+        })?;
         fields.push((name, value));
     }
     Ok(fields)
+}
+
+/// A name that the client chose, for a message: quoted, its first characters only.
+pub(crate) fn quoted(name: &str) -> String {
+    match name.char_indices().nth(MAX_NAME_CHARS) {
+        Some((end, _)) => format!("{:?}..", name.get(..end).unwrap_or_default()),
+        None => format!("{name:?}"),
+    }
 }
 
 fn check_count(n_fields: usize) -> Result<(), ApiError> {
