@@ -8,16 +8,14 @@ use bytes::Bytes;
 use crate::app::App;
 use crate::body::read_body;
 use crate::content_type::ContentType;
-use crate::failure::{ApiError, FailureKind};
+use crate::failure::ApiError;
 use crate::fields::{Fields, read_fields};
 use crate::input::{TaskInput, decode_body, decode_fields};
+use crate::offload::offload;
 use crate::urlencoded;
 
 const CUSTOM_ATTRIBUTES: &str = "x-amzn-sagemaker-custom-attributes";
 const HANDLER: &str = "handler";
-
-/// From this many bytes on, decoding takes long enough to leave the event loop for.
-const N_BYTES_INLINE: usize = 1 << 16;
 
 /// An inference request whose body has been read.
 #[derive(Debug)]
@@ -45,7 +43,7 @@ impl FromRequest<App> for Call {
         let mut body = read_body(&parts.headers, body, app.body_limits).await?;
         let fields = match &content_type {
             Ok(content_type) if !body.is_empty() => {
-                read_fields(&parts, content_type, &body).await?
+                read_fields(&parts.headers, content_type, &body).await?
             }
             _ => None,
         };
@@ -75,7 +73,7 @@ impl Call {
         std::str::from_utf8(value).ok().map(str::to_owned)
     }
 
-    /// The texts and parameters for a native task.
+    /// The texts and parameters for a native task, taken out of the call.
     ///
     /// # Errors
     /// The body holds none, or its content type says nothing that can be read.
@@ -89,8 +87,9 @@ impl Call {
             )));
         }
         let content_type = self.content_type.clone()?;
-        if let Some(fields) = &self.fields {
-            return decode_fields(fields);
+        if let Some(fields) = self.fields.take() {
+            let n_bytes = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+            return offload(n_bytes, move || decode_fields(&fields)).await;
         }
         let body = std::mem::take(&mut self.body);
         if body.is_empty()
@@ -100,12 +99,7 @@ impl Call {
             let fields = [("inputs".to_owned(), Bytes::from(text.clone()))];
             return decode_fields(&fields);
         }
-        if body.len() <= N_BYTES_INLINE {
-            return decode_body(&content_type, &body);
-        }
-        tokio::task::spawn_blocking(move || decode_body(&content_type, &body)).await.map_err(
-            |error| ApiError::new(FailureKind::Internal, format!("reading the body: {error}")),
-        )?
+        offload(body.len(), move || decode_body(&content_type, &body)).await
     }
 
     /// The content entries for an engine that answers whole requests: the query's parameters, then
@@ -183,6 +177,7 @@ fn header_text(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::FailureKind;
 
     #[test]
     fn a_query_is_decoded_or_refused() {

@@ -2,11 +2,13 @@
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Multipart};
-use axum::http::{Request, request};
+use axum::http::{HeaderMap, Request};
 use bytes::Bytes;
+use tokio::runtime::Handle;
 
 use crate::content_type::{BodyFormat, ContentType};
 use crate::failure::ApiError;
+use crate::offload::{N_BYTES_INLINE, offload};
 use crate::urlencoded::{self, NotUtf8};
 
 /// Fields in the order sent: name and value.
@@ -23,13 +25,24 @@ const MAX_NAME_CHARS: usize = 64;
 /// # Errors
 /// A form that cannot be taken apart, or has more than [`MAX_FIELDS`] fields.
 pub(crate) async fn read_fields(
-    parts: &request::Parts,
+    headers: &HeaderMap,
     content_type: &ContentType,
     body: &Bytes,
 ) -> Result<Option<Fields>, ApiError> {
+    let body = body.clone();
     match content_type.format {
-        BodyFormat::Form => read_urlencoded(body).map(Some),
-        BodyFormat::Multipart => read_multipart(parts, body).await.map(Some),
+        BodyFormat::Form => offload(body.len(), move || read_urlencoded(&body)).await.map(Some),
+        BodyFormat::Multipart => {
+            let n_bytes = body.len();
+            let mut request = Request::new(Body::from(body));
+            *request.headers_mut() = headers.clone();
+            if n_bytes <= N_BYTES_INLINE {
+                return read_multipart(request).await.map(Some);
+            }
+            // The parser is asynchronous but never waits: the body is all there.
+            let runtime = Handle::current();
+            offload(n_bytes, move || runtime.block_on(read_multipart(request))).await.map(Some)
+        }
         _ => Ok(None),
     }
 }
@@ -49,11 +62,10 @@ fn read_urlencoded(body: &[u8]) -> Result<Fields, ApiError> {
     Ok(fields)
 }
 
-async fn read_multipart(parts: &request::Parts, body: &Bytes) -> Result<Fields, ApiError> {
+async fn read_multipart(request: Request<Body>) -> Result<Fields, ApiError> {
     let broken = |what: &dyn std::fmt::Display| {
         ApiError::untranslatable(format!("body is not multipart/form-data: {what}"))
     };
-    let request = Request::from_parts(parts.clone(), Body::from(body.clone()));
     let mut parser =
         Multipart::from_request(request, &()).await.map_err(|error| broken(&error.body_text()))?;
     let mut fields = Fields::new();

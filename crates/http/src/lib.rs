@@ -20,6 +20,7 @@ mod input;
 mod json;
 mod management;
 mod model_path;
+mod offload;
 mod ping;
 mod predictions;
 mod raw;
