@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::http::Request;
 
 use crate::engines::{BAD_INPUT, Controls, Counting, DEVICE_LOST, INTERNAL, NAN, OUT_OF_MEMORY};
-use crate::support::{Answer, Served};
+use crate::support::{Answer, Log, Served};
 
 async fn with_mode(mode: u8, settings: &[(&str, &str)]) -> (Answer, Served) {
     let controls = Arc::new(Controls::default());
@@ -30,6 +30,17 @@ async fn the_engines_errors_have_the_status_of_their_kind() {
         assert!(answer.body.contains(type_name), "{}", answer.body);
         assert!(answer.body.contains(message), "{}", answer.body);
     }
+}
+
+#[tokio::test]
+async fn what_the_host_has_logged_is_not_logged_again() {
+    let (log, _guard) = Log::of_this_thread();
+    with_mode(INTERNAL, &[]).await;
+    with_mode(OUT_OF_MEMORY, &[]).await;
+    let n_failures = || log.text().matches(" drivetrain_http::failure: ").count();
+    assert_eq!(n_failures(), 0, "{}", log.text());
+    with_mode(NAN, &[]).await;
+    assert_eq!(n_failures(), 1, "{}", log.text());
 }
 
 #[tokio::test]
