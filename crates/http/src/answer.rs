@@ -37,6 +37,6 @@ pub(crate) async fn answer(
         parameters: input.parameters,
         deadline: None,
     };
-    let answer = model.submit(request).await?;
+    let answer = model.submit(request).await.map_err(ApiError::of_task)?;
     reply::respond(answer, input.shape, format).await
 }

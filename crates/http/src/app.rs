@@ -9,6 +9,7 @@ use drivetrain_host::Host;
 
 use crate::body::BodyLimits;
 use crate::failure::Codes;
+use crate::ping::WhileLoading;
 use crate::server::Limits;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -28,7 +29,7 @@ pub(crate) struct AppState {
     pub(crate) request_id_header: HeaderName,
     /// The `Access-Control-Allow-*` headers of every reply.
     pub(crate) cors: Vec<(HeaderName, HeaderValue)>,
-    pub(crate) allow_multi_status: bool,
+    pub(crate) ping_while_loading: WhileLoading,
     pub(crate) allow_handler_override: bool,
     /// The models of the start.
     pub(crate) start_models: Vec<ModelSpec>,
@@ -73,7 +74,10 @@ impl AppState {
             frame_timeout: config.chunked_read_timeout.value,
             request_id_header,
             cors,
-            allow_multi_status: config.allow_multi_status.value,
+            ping_while_loading: match config.allow_multi_status.value {
+                true => WhileLoading::MultiStatus,
+                false => WhileLoading::Ok,
+            },
             allow_handler_override: config.allow_request_handler_override.value,
             start_models: config.models.clone(),
             multi_model: config.sagemaker_multi_model.value,

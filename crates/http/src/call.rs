@@ -8,22 +8,23 @@ use bytes::Bytes;
 use crate::app::App;
 use crate::body::read_body;
 use crate::content_type::ContentType;
-use crate::failure::{ApiError, FailureKind};
+use crate::failure::ApiError;
 use crate::fields::{Fields, read_fields};
 use crate::input::{TaskInput, decode_body, decode_fields};
+use crate::offload::offload;
+use crate::urlencoded;
 
 const CUSTOM_ATTRIBUTES: &str = "x-amzn-sagemaker-custom-attributes";
 const HANDLER: &str = "handler";
-
-/// From this many bytes on, decoding takes long enough to leave the event loop for.
-const N_BYTES_INLINE: usize = 1 << 16;
 
 /// An inference request whose body has been read.
 #[derive(Debug)]
 pub(crate) struct Call {
     parts: request::Parts,
     query: Vec<(String, String)>,
-    content_type: ContentType,
+    /// Judged only where the body is read: an engine that answers whole requests may take a body
+    /// of a type that nobody here knows.
+    content_type: Result<ContentType, ApiError>,
     /// The body; empty when it was a form.
     body: Bytes,
     fields: Option<Fields>,
@@ -35,14 +36,16 @@ impl FromRequest<App> for Call {
     async fn from_request(request: Request<Body>, app: &App) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let query = parse_query(parts.uri.query().unwrap_or_default())?;
-        let content_type = ContentType::of(&parts.headers)?;
+        let content_type = ContentType::of(&parts.headers);
         if !app.allow_handler_override {
             refuse_handler(&parts.headers)?;
         }
         let mut body = read_body(&parts.headers, body, app.body_limits).await?;
-        let fields = match body.is_empty() {
-            true => None,
-            false => read_fields(&parts, &content_type, &body).await?,
+        let fields = match &content_type {
+            Ok(content_type) if !body.is_empty() => {
+                read_fields(&parts.headers, content_type, &body).await?
+            }
+            _ => None,
         };
         if fields.is_some() {
             body = Bytes::new();
@@ -70,10 +73,10 @@ impl Call {
         std::str::from_utf8(value).ok().map(str::to_owned)
     }
 
-    /// The texts and parameters for a native task.
+    /// The texts and parameters for a native task, taken out of the call.
     ///
     /// # Errors
-    /// The body holds none.
+    /// The body holds none, or its content type says nothing that can be read.
     pub(crate) async fn task_input(&mut self) -> Result<TaskInput, ApiError> {
         if let Some(encoding) = self.parts.headers.get(header::CONTENT_ENCODING)
             && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
@@ -83,8 +86,10 @@ impl Call {
                 header_text(encoding.as_bytes())
             )));
         }
-        if let Some(fields) = &self.fields {
-            return decode_fields(fields);
+        let content_type = self.content_type.clone()?;
+        if let Some(fields) = self.fields.take() {
+            let n_bytes = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+            return offload(n_bytes, move || decode_fields(&fields)).await;
         }
         let body = std::mem::take(&mut self.body);
         if body.is_empty()
@@ -94,13 +99,7 @@ impl Call {
             let fields = [("inputs".to_owned(), Bytes::from(text.clone()))];
             return decode_fields(&fields);
         }
-        if body.len() <= N_BYTES_INLINE {
-            return decode_body(&self.content_type, &body);
-        }
-        let content_type = self.content_type.clone();
-        tokio::task::spawn_blocking(move || decode_body(&content_type, &body)).await.map_err(
-            |error| ApiError::new(FailureKind::Internal, format!("reading the body: {error}")),
-        )?
+        offload(body.len(), move || decode_body(&content_type, &body)).await
     }
 
     /// The content entries for an engine that answers whole requests: the query's parameters, then
@@ -140,13 +139,8 @@ impl Call {
 /// # Errors
 /// A query that is not percent-encoded UTF-8.
 pub(crate) fn parse_query(query: &str) -> Result<Vec<(String, String)>, ApiError> {
-    form_urlencoded::parse(query.as_bytes())
-        .map(|(name, value)| {
-            if name.contains('\u{fffd}') || value.contains('\u{fffd}') {
-                return Err(ApiError::invalid_message());
-            }
-            Ok((name.into_owned(), value.into_owned()))
-        })
+    urlencoded::pairs(query.as_bytes())
+        .map(|pair| pair.map_err(|_| ApiError::invalid_message()))
         .collect()
 }
 
@@ -183,6 +177,7 @@ fn header_text(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::FailureKind;
 
     #[test]
     fn a_query_is_decoded_or_refused() {
@@ -190,6 +185,7 @@ mod tests {
             parse_query("a=1&b=x%20y+z&a=2").unwrap(),
             [("a", "1"), ("b", "x y z"), ("a", "2")].map(|(k, v)| (k.to_owned(), v.to_owned()))
         );
+        assert_eq!(parse_query("a=%EF%BF%BD").unwrap(), [("a".to_owned(), "\u{fffd}".to_owned())]);
         assert_eq!(parse_query("a=%ff").unwrap_err().kind, FailureKind::InvalidMessage);
     }
 

@@ -169,6 +169,8 @@ impl StatusRule {
 pub(crate) struct ApiError {
     pub(crate) kind: FailureKind,
     pub(crate) message: String,
+    /// Whether the log has it already, so that it need not be said again.
+    pub(crate) is_logged: bool,
 }
 
 #[derive(Serialize)]
@@ -180,7 +182,7 @@ struct ErrorBody<'a> {
 
 impl ApiError {
     pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), is_logged: false }
     }
 
     /// A request that asks for something this server does not do.
@@ -212,12 +214,15 @@ impl ApiError {
         )
     }
 
-    /// The reply: the contract's error body under the status that `codes` gives it. Logged here,
-    /// once, as loudly as its blame asks for.
+    /// The reply: the contract's error body under the status that `codes` gives it. Logged here as
+    /// loudly as its blame asks for, unless it was before: then quietly, for the request's id.
     pub(crate) fn render(&self, codes: &Codes) -> Response {
         let row = self.kind.row();
         let status = row.status.status(codes);
         match row.blame {
+            _ if self.is_logged => {
+                tracing::debug!(status = status.as_u16(), kind = ?self.kind, "{}", self.message);
+            }
             Blame::Request => {
                 tracing::debug!(status = status.as_u16(), kind = ?self.kind, "{}", self.message);
             }

@@ -6,6 +6,16 @@ use drivetrain_host::{EngineError, ErrorKind, HostError};
 
 use crate::failure::{ApiError, FailureKind};
 
+impl ApiError {
+    /// A failure of a task. The host logs the calls to an engine that fail a task's request; those
+    /// of engines that answer whole requests it does not.
+    pub(crate) fn of_task(error: HostError) -> Self {
+        let is_logged =
+            matches!(error, HostError::Engine(_) | HostError::OutOfMemory { source: Some(_), .. });
+        Self { is_logged, ..Self::from(error) }
+    }
+}
+
 impl From<HostError> for ApiError {
     fn from(error: HostError) -> Self {
         let (kind, message) = match &error {

@@ -8,6 +8,7 @@ use serde_json::{Map, Number, Value};
 
 use crate::content_type::{BodyFormat, ContentType, decode_utf8};
 use crate::failure::ApiError;
+use crate::fields::quoted;
 
 /// Most texts in one request.
 const MAX_INPUTS: usize = 1 << 16;
@@ -90,7 +91,7 @@ pub(crate) fn decode_fields(fields: &[(String, Bytes)]) -> Result<TaskInput, Api
     }
     let text = |name: &str, value: &[u8]| -> Result<String, ApiError> {
         decode_utf8(value).map(str::to_owned).map_err(|error| {
-            ApiError::untranslatable(format!("form field {name:?}: {}", error.message))
+            ApiError::untranslatable(format!("form field {}: {}", quoted(name), error.message))
         })
     };
     let mut parameters = Map::new();
@@ -130,12 +131,7 @@ pub(crate) fn decode_fields(fields: &[(String, Bytes)]) -> Result<TaskInput, Api
         None => Err(ApiError::untranslatable(format!(
             "the form has no text: its fields are {}; send the text in a field named inputs, or \
              with the header content-type: text/plain",
-            fields
-                .iter()
-                .map(|(name, _)| format!("{name:?}"))
-                .take(8)
-                .collect::<Vec<_>>()
-                .join(", ")
+            fields.iter().map(|(name, _)| quoted(name)).take(8).collect::<Vec<_>>().join(", ")
         ))),
     }
 }
@@ -175,7 +171,7 @@ fn decode_csv(text: &str) -> Result<TaskInput, ApiError> {
         .headers()
         .map_err(|error| ApiError::untranslatable(format!("body is not csv: {error}")))?;
     let Some(column) = headers.iter().position(|name| name.trim() == "inputs") else {
-        let found: Vec<String> = headers.iter().take(8).map(|name| format!("{name:?}")).collect();
+        let found: Vec<String> = headers.iter().take(8).map(quoted).collect();
         return Err(ApiError::untranslatable(format!(
             "csv header has no column \"inputs\": found {}; the first row names the columns",
             found.join(", ")
@@ -232,7 +228,7 @@ impl<'de> Visitor<'de> for DocumentVisitor {
                 }
                 _ => {
                     if document.keys.len() < 8 {
-                        document.keys.push(format!("{:?}", key.get(..64).unwrap_or(&key)));
+                        document.keys.push(quoted(&key));
                     }
                     map.next_value::<IgnoredAny>()?;
                 }

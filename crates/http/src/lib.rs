@@ -20,6 +20,7 @@ mod input;
 mod json;
 mod management;
 mod model_path;
+mod offload;
 mod ping;
 mod predictions;
 mod raw;
@@ -29,6 +30,7 @@ mod respond;
 mod routes;
 mod sagemaker;
 mod server;
+mod urlencoded;
 mod wire;
 
 pub use error::HttpError;

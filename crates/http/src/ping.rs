@@ -20,6 +20,15 @@ pub(crate) fn status_word(status: &ModelStatus) -> &'static str {
     }
 }
 
+/// The status of `/ping` while a model loads and none has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhileLoading {
+    /// 200.
+    Ok,
+    /// 207, which `allow_multi_status` asks for.
+    MultiStatus,
+}
+
 /// Any verb on `/ping`. Reads what the models last said; waits for none of them.
 ///
 /// 500 when a model has failed, and also when one has no heartbeat: the contract's 200 for
@@ -32,17 +41,19 @@ pub(crate) async fn ping(State(app): State<App>) -> Response {
         .map(|model| (model.name().to_owned(), model.status()))
         .filter(|(_, status)| !matches!(status, ModelStatus::Unloading))
         .collect();
-    json_response(ping_status(&states, app.allow_multi_status), &PingBody(&states))
+    json_response(ping_status(&states, app.ping_while_loading), &PingBody(&states))
 }
 
-fn ping_status(states: &[(String, ModelStatus)], allow_multi_status: bool) -> StatusCode {
+fn ping_status(states: &[(String, ModelStatus)], while_loading: WhileLoading) -> StatusCode {
     let any = |wanted: fn(&ModelStatus) -> bool| states.iter().any(|(_, status)| wanted(status));
     if any(|s| matches!(s, ModelStatus::Failed { .. } | ModelStatus::Unhealthy { .. })) {
-        StatusCode::INTERNAL_SERVER_ERROR
-    } else if allow_multi_status && any(|s| matches!(s, ModelStatus::Loading { .. })) {
-        StatusCode::MULTI_STATUS
-    } else {
-        StatusCode::OK
+        return StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    match while_loading {
+        WhileLoading::MultiStatus if any(|s| matches!(s, ModelStatus::Loading { .. })) => {
+            StatusCode::MULTI_STATUS
+        }
+        WhileLoading::MultiStatus | WhileLoading::Ok => StatusCode::OK,
     }
 }
 
@@ -92,8 +103,8 @@ mod tests {
     fn check(states: &[(&str, ModelStatus)], status: u16, multi_status: u16, body: &str) {
         let states: Vec<_> =
             states.iter().map(|(name, status)| ((*name).to_owned(), status.clone())).collect();
-        assert_eq!(ping_status(&states, false), status, "{states:?}");
-        assert_eq!(ping_status(&states, true), multi_status, "{states:?}");
+        assert_eq!(ping_status(&states, WhileLoading::Ok), status, "{states:?}");
+        assert_eq!(ping_status(&states, WhileLoading::MultiStatus), multi_status, "{states:?}");
         let json: serde_json::Value =
             serde_json::from_slice(&server_json(&PingBody(&states))).unwrap();
         assert_eq!(json.to_string(), body);

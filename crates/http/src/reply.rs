@@ -18,6 +18,9 @@ const N_VALUES_INLINE: usize = 1 << 13;
 /// The most bytes that the text of one f32 and its comma take.
 const F32_TEXT_BYTES: usize = 16;
 
+/// The most bytes reserved for a reply before it is written; one that is longer grows.
+const MAX_RESERVED_BYTES: usize = 1 << 20;
+
 /// Writes `reply`.
 ///
 /// # Errors
@@ -75,7 +78,8 @@ fn write(reply: &TaskReply, shape: ReplyShape, format: ReplyFormat) -> Result<Ve
 /// text that reads back as the same f32.
 fn write_features(features: &[Features], shape: ReplyShape) -> Result<Vec<u8>, ApiError> {
     let n_values: usize = features.iter().map(|f| f.values.len()).sum();
-    let mut out = Vec::with_capacity(n_values * F32_TEXT_BYTES + 64);
+    let n_bytes = n_values.saturating_mul(F32_TEXT_BYTES).saturating_add(64);
+    let mut out = Vec::with_capacity(n_bytes.min(MAX_RESERVED_BYTES));
     if shape == ReplyShape::List {
         out.push(b'[');
     }
@@ -199,6 +203,16 @@ mod tests {
         let read: Vec<Vec<Vec<f32>>> = serde_json::from_str(&written).unwrap();
         assert_eq!(read[0][0], values);
         assert!(written.len() <= values.len() * F32_TEXT_BYTES + 64);
+    }
+
+    #[test]
+    fn a_reply_grows_beyond_what_is_reserved() {
+        let values = vec![-1.234_567_9e-30_f32; 1 << 17];
+        let written = write_features(&[features(1 << 10, 1 << 7, &values)], ReplyShape::List);
+        let written = written.unwrap();
+        assert!(written.len() > MAX_RESERVED_BYTES);
+        let read: Vec<Vec<Vec<Vec<f32>>>> = serde_json::from_slice(&written).unwrap();
+        assert_eq!(read.concat().concat().concat(), values);
     }
 
     #[test]

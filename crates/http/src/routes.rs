@@ -56,11 +56,13 @@ pub(crate) fn routes(app: &App, routes: Routes) -> Router {
 }
 
 fn inference() -> Router<App> {
+    let invoke = || post(sagemaker::invocations).options(predictions::options);
     let predict = || any(predictions::predict).options(predictions::options);
     Router::new()
         .route("/", options(predictions::options))
         .route("/ping", any(ping::ping))
-        .route("/invocations", post(sagemaker::invocations).options(predictions::options))
+        .route("/invocations", invoke())
+        .route("/v1/chat/completions", invoke())
         .route("/predictions/{name}", predict())
         .route("/predictions/{name}/{version}", predict())
         .route("/models/{name}/invoke", post(sagemaker::invoke).options(predictions::options))

@@ -92,8 +92,21 @@ fn a_deep_or_wide_document_is_refused() {
     refused("", wide.as_bytes(), "\"parameters\" holds more than 16384 values");
     let many = format!("[{}\"\"]", "\"\",".repeat(MAX_INPUTS));
     refused("", many.as_bytes(), "more than 65536 texts");
-    let keys = format!("{{\"{}\": 1}}", "k".repeat(1 << 20));
-    assert!(decode("", keys.as_bytes()).unwrap_err().message.len() < 1000);
+}
+
+#[test]
+fn messages_repeat_the_start_of_a_name() {
+    // Of three bytes each, and no boundary at byte 64.
+    let name = "€".repeat(1 << 20);
+    let shown = format!("{:?}..", "€".repeat(64));
+    let check = |answer: Result<TaskInput, ApiError>| {
+        let message = answer.unwrap_err().message;
+        assert!(message.contains(&shown) && message.len() < 1000, "{} bytes", message.len());
+    };
+    check(decode("", format!("{{\"{name}\": 1}}").as_bytes()));
+    check(decode("text/csv", format!("{name}\n1\n").as_bytes()));
+    check(decode_fields(&[(name.clone(), Bytes::new())]));
+    check(decode_fields(&[(name, Bytes::from_static(b"\xff"))]));
 }
 
 proptest::proptest! {

@@ -126,6 +126,7 @@ async fn a_body_that_is_not_what_it_says_is_a_400_that_says_where() {
         ("text/csv", b"a\n1\n", "no column \\\"inputs\\\""),
         ("image/png", b"\x89PNG", "content-type \\\"image/png\\\" is not text"),
         ("rubbish", b"a", "not a media type"),
+        ("text/plain; charset=klingon", b"a", "charset klingon is not known"),
     ] {
         let answer = served.post("/invocations", content_type, body).await;
         assert_eq!(answer.status, 400, "{content_type}: {}", answer.body);

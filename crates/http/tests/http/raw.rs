@@ -38,6 +38,29 @@ async fn the_engine_sees_properties_and_content() {
     assert!(served().ask(empty).await.body.ends_with("[data] \n"));
     let bytes = served().post("/predictions/m", "application/octet-stream", b"\x00\x01").await;
     assert!(bytes.body.ends_with("[data] \u{0}\u{1}\n"), "{}", bytes.body);
+    for odd in ["rubbish", "text/plain; charset=klingon", "application/x-www-form-urlencoded; =x"] {
+        let answer = served().post("/invocations", odd, b"a=1").await;
+        assert!(answer.body.ends_with("[data] a=1\n"), "{odd}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn large_forms_are_taken_apart_as_small_ones_are() {
+    for n_bytes in [10, 1 << 20] {
+        let text = "x".repeat(n_bytes);
+        let wanted = format!("[one] {text}\n[two] 2\n");
+        let form = "application/x-www-form-urlencoded";
+        let answer =
+            served().post("/invocations", form, format!("one={text}&two=2").as_bytes()).await;
+        assert!(answer.body.ends_with(&wanted), "{n_bytes} bytes");
+        let part = |name, value| {
+            format!("--B\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+        };
+        let parts = format!("{}{}--B--\r\n", part("one", text.as_str()), part("two", "2"));
+        let multipart = "multipart/form-data; boundary=B";
+        let answer = served().post("/invocations", multipart, parts.as_bytes()).await;
+        assert!(answer.body.ends_with(&wanted), "{n_bytes} bytes");
+    }
 }
 
 #[tokio::test]

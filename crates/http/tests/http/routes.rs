@@ -63,6 +63,7 @@ async fn verbs_and_paths() {
     for (method, path, status, body) in [
         ("OPTIONS", "/", 200, "{}\n"),
         ("OPTIONS", "/invocations", 200, "{}\n"),
+        ("OPTIONS", "/v1/chat/completions", 200, "{}\n"),
         ("OPTIONS", "/predictions/m", 200, "{}\n"),
         ("OPTIONS", "/predictions/m/v1", 200, "{}\n"),
         ("OPTIONS", "/models/m/invoke", 200, "{}\n"),
@@ -72,6 +73,7 @@ async fn verbs_and_paths() {
         ("GET", "/nowhere", 404, "ResourceNotFoundException"),
         ("GET", "/invocations/m", 404, "Requested resource is not found, please refer"),
         ("GET", "/v1/models", 404, "ResourceNotFoundException"),
+        ("GET", "/v1/chat/completions", 405, "MethodNotAllowedException"),
         ("GET", "/invocations", 405, "MethodNotAllowedException"),
         ("DELETE", "/invocations", 405, "Requested method is not allowed, please refer"),
         ("GET", "/models/m/invoke", 405, "MethodNotAllowedException"),
@@ -110,6 +112,8 @@ async fn the_model_is_chosen_by_query_header_entry_or_for_lack_of_another() {
         (post("/invocations", form, b"inputs=a&model_name=m"), None, 200),
         (post("/invocations", form, b"inputs=a&model_name=other"), None, 404),
         (post("/invocations?model_version=9&model_name=m", TEXT, b"a"), None, 404),
+        (post("/v1/chat/completions", TEXT, b"a"), None, 200),
+        (post("/v1/chat/completions?model_name=other", TEXT, b"a"), None, 404),
         (post("/models/m/invoke", TEXT, b"a"), None, 200),
         (post("/models/other/invoke", TEXT, b"a"), None, 404),
     ] {
