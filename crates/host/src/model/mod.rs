@@ -227,9 +227,9 @@ impl ModelHandle {
     }
 
     fn deadline(&self, submitted: Instant, wanted: Option<Instant>) -> Instant {
-        let config = self.0.config.get();
-        let own = config.and_then(|config| submitted.checked_add(config.predict_timeout.value));
-        // Without any limit a day stands for one: no request is kept for ever.
+        let limit = self.0.config.get().map(|config| config.predict_timeout.value);
+        let own = limit.filter(|limit| !limit.is_zero()).and_then(|l| submitted.checked_add(l));
+        // Without any limit, which 0 stands for too, a day stands for one: no request is kept for ever.
         let own = own.unwrap_or_else(|| submitted + Duration::from_secs(86_400));
         wanted.map_or(own, |wanted| wanted.min(own))
     }

@@ -40,6 +40,8 @@ impl TokenWorker {
                 reason: error.chain(),
                 source: Some(Arc::new(error.clone())),
             };
+            // Whoever gets its error now must not be told that the model is ready.
+            self.lifecycle.fail(error.clone());
             scheduler.fail_all(&error);
         }
         end
