@@ -1,5 +1,6 @@
 //! A model: its life, its thread, and the door through which requests reach it.
 
+mod faults;
 mod inbox;
 mod lifecycle;
 mod load;

@@ -41,10 +41,19 @@ pub(crate) use work::{Goal, Job, Outcome, Sink, Work};
 /// What a step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// Calls of the engine that worked.
-    pub(crate) n_calls: usize,
-    /// Calls that failed by the engine's own fault.
-    pub(crate) n_faults: usize,
+    pub(crate) encode: Calls,
+    pub(crate) forward: Calls,
+}
+
+/// What became of a step's calls of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Calls {
+    /// Calls of the engine, however they ended.
+    pub(crate) n_made: usize,
+    /// Segments whose results were asked for and were right.
+    pub(crate) n_good: usize,
+    /// Jobs that failed by the engine's own fault.
+    pub(crate) n_blamed: usize,
 }
 
 /// The jobs of one model.
@@ -145,11 +154,11 @@ impl Scheduler {
         self.admit();
         if self.limits.info.kind == ModelKind::EncoderDecoder {
             self.plan_encode();
-            self.run(Call::Encode, model, &mut step)?;
+            self.run(Call::Encode, model, &mut step.encode)?;
             self.leave(model);
         }
         self.plan_forward();
-        self.run(Call::Forward, model, &mut step)?;
+        self.run(Call::Forward, model, &mut step.forward)?;
         self.leave(model);
         Ok(step)
     }

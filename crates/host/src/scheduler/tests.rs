@@ -264,7 +264,8 @@ fn faults_are_counted_and_a_lost_device_ends_it() {
     let mut bench = Bench::of(ModelKind::Decoder);
     let watch = bench.push(vec![generate(&[], &[1], 4)]);
     bench.model.book.lock().unwrap().fails_at = Some((0, Failure::Internal));
-    assert_eq!(bench.step(), Step { n_calls: 0, n_faults: 1 });
+    let forward = Calls { n_made: 1, n_good: 0, n_blamed: 1 };
+    assert_eq!(bench.step(), Step { forward, ..Step::default() });
     assert_eq!(errors(&watch).len(), 1);
     let watch = bench.push(vec![generate(&[], &[1], 4)]);
     bench.model.book.lock().unwrap().fails_at = Some((0, Failure::DeviceLost));
@@ -274,6 +275,18 @@ fn faults_are_counted_and_a_lost_device_ends_it() {
     assert_eq!(errors(&watch).len(), 1);
     assert!(bench.scheduler.is_idle());
     assert_eq!(bench.model.book.lock().unwrap().n_released, n_released);
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_the_engines_fault() {
+    let mut bench = Bench::new(info(ModelKind::Decoder), 2);
+    bench.push(vec![generate(&[], &[1, 1, NAN], 8)]);
+    // The first piece leaves nothing that could be wrong.
+    let forward = Calls { n_made: 1, ..Calls::default() };
+    assert_eq!(bench.step(), Step { forward, ..Step::default() });
+    let forward = Calls { n_made: 1, n_good: 0, n_blamed: 1 };
+    assert_eq!(bench.step(), Step { forward, ..Step::default() });
+    bench.check_clean();
 }
 
 #[test]
@@ -338,7 +351,7 @@ fn a_slow_reader_rests_and_others_go_on() {
     let quick = bench.push(works[1].clone());
     bench.step();
     slow.lock().unwrap().has_no_room = true;
-    (0..20).for_each(|_| assert!(bench.step().n_faults == 0));
+    (0..20).for_each(|_| assert!(bench.step().forward.n_blamed == 0));
     check_done(&quick, &works[1]);
     assert_eq!(slow.lock().unwrap().tokens[0].len(), 1);
     assert_eq!(bench.step(), Step::default());
