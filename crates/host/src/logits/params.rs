@@ -287,16 +287,6 @@ impl GenerationParams {
         })
     }
 
-    /// The longest prompt that leaves room for the new tokens asked for, at least 1.
-    pub(crate) fn prompt_room(&self) -> usize {
-        let n_new = match (self.max_new_tokens, self.max_length) {
-            (Some(n_new), _) => n_new as usize,
-            (None, Some(_)) => 1,
-            (None, None) => DEFAULT_NEW_TOKENS,
-        };
-        (self.max_positions as usize + 1).saturating_sub(n_new).max(1)
-    }
-
     /// The rules for an input whose decoder starts with `n_prompt` ids, at least 1.
     ///
     /// The last id said is never fed back, so a decoder of `max_positions` says one more than

@@ -14,8 +14,7 @@ pub(super) fn prepare(
 ) -> Result<(Vec<Work>, Prepared), HostError> {
     let generation = GenerationParams::read(params, &context.defaults)?;
     let limit = context.limits().info.max_positions as usize;
-    let mut how = Encoding::read(context, params, limit)?;
-    how.cut_limit = how.cut_limit.min(generation.prompt_room());
+    let how = Encoding::read(context, params, limit)?;
     let is_full_text = params.flag("return_full_text")?.unwrap_or(true);
     let special = decode_special(params)?;
     let mut works = Vec::with_capacity(request.inputs.len());
@@ -23,6 +22,13 @@ pub(super) fn prepare(
     for (idx, text) in request.inputs.iter().enumerate() {
         let ids = context.encode(idx, text, &how)?.ids;
         let n_prompt_tokens = ids.len();
+        if how.truncates && n_prompt_tokens >= limit {
+            return Err(HostError::bad_request(format!(
+                "inputs[{idx}] is cut to {n_prompt_tokens} tokens and model {} takes {limit}, new \
+                 ones included: shorten it, or set parameters.tokenize_kwargs.max_length lower",
+                context.model
+            )));
+        }
         let prompt = is_full_text.then(|| Prompt { text: text.clone(), ids: ids.clone() });
         // As `generate` without input: the start token stands for it, and is no part of the prompt.
         let tokens = if ids.is_empty() { vec![start(context, idx)?] } else { ids };

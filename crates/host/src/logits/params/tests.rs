@@ -97,11 +97,3 @@ fn neutral_and_unknown_parameters_pass() {
     });
     assert_eq!(rules(params, &defaults(), 3).unwrap().max_length, 23);
 }
-
-#[test]
-fn a_cut_prompt_leaves_room() {
-    let room = |params| read(params, &defaults()).unwrap().prompt_room();
-    assert_eq!(room(json!({"max_new_tokens": 10})), 87);
-    assert_eq!(room(json!({})), 77);
-    assert_eq!(room(json!({"max_new_tokens": 500})), 1);
-}
