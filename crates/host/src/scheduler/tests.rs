@@ -60,7 +60,7 @@ fn generate(encoder: &[u32], tokens: &[u32], max_new: usize) -> Work {
     let rules = Rules {
         n_prompt: tokens.len(),
         max_length: tokens.len() + max_new,
-        eos: vec![0],
+        eos: [0].into(),
         ..Rules::default()
     };
     let goal = Goal::Generate(rules);

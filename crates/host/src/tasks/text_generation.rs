@@ -1,7 +1,7 @@
 //! `text-generation`: how a decoder-only model continues each input, as transformers' pipeline of
 //! that name: the reply has the prompt before the new text unless `return_full_text` is false.
 
-use super::context::{Encoding, Item, Prepared, Prompt, TaskContext, decode_special};
+use super::context::{Budget, Encoding, Item, Prepared, Prompt, TaskContext, decode_special};
 use super::{Generated, Task, TaskReply, TaskRequest};
 use crate::HostError;
 use crate::logits::{GenerationParams, Params};
@@ -17,6 +17,7 @@ pub(super) fn prepare(
     let how = Encoding::read(context, params, limit)?;
     let is_full_text = params.flag("return_full_text")?.unwrap_or(true);
     let special = decode_special(params)?;
+    let mut budget = Budget::new(0);
     let mut works = Vec::with_capacity(request.inputs.len());
     let mut items = Vec::with_capacity(request.inputs.len());
     for (idx, text) in request.inputs.iter().enumerate() {
@@ -32,6 +33,7 @@ pub(super) fn prepare(
         let prompt = is_full_text.then(|| Prompt { text: text.clone(), ids: ids.clone() });
         // As `generate` without input: the start token stands for it, and is no part of the prompt.
         let tokens = if ids.is_empty() { vec![start(context, idx)?] } else { ids };
+        budget.take(idx, tokens.len())?;
         let rules = generation.rules(tokens.len())?;
         items.push(Item { n_prompt_tokens, prompt });
         let goal = Goal::Generate(rules);
