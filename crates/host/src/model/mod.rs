@@ -39,7 +39,7 @@ const INLINE_BYTES: usize = 4096;
 const INLINE_TOKENS: usize = 512;
 
 /// How long past the drain's deadline an engine in the middle of a call is waited for.
-const DRAIN_GRACE: Duration = Duration::from_millis(500);
+const DRAIN_GRACE: Duration = Duration::from_millis(900);
 
 /// A model of the host's. Cheap to clone; the model itself lives until it is unloaded.
 #[derive(Clone)]
@@ -161,12 +161,13 @@ impl ModelHandle {
             return Err(self.wrong_kind("answers whole requests itself and has no task"));
         };
         let submitted = Instant::now();
-        let place = self.reserve(inbox)?;
+        let mut place = self.reserve(inbox)?;
         let deadline = self.deadline(submitted, request.deadline);
         let n_bytes = request.inputs.iter().map(String::len).sum::<usize>();
         let reader = Arc::clone(tasks);
         let prepare = move || reader.prepare(&request);
         let (works, prepared) = run_apart(n_bytes > INLINE_BYTES, prepare).await??;
+        place.widen(works.len()).map_err(|refusal| self.refused(refusal, inbox))?;
         let (sender, receiver) = oneshot::channel();
         let sink = Box::new(WholeSink::new(works.len(), place, sender));
         let job = Job { works, sink, submitted, deadline };
@@ -236,10 +237,11 @@ impl ModelHandle {
     }
 
     fn reserve<J>(&self, inbox: &Inbox<J>) -> Result<Place, HostError> {
-        inbox.reserve().map_err(|Refusal::Full| HostError::QueueFull {
-            model: self.0.name.clone(),
-            capacity: inbox.capacity(),
-        })
+        inbox.reserve().map_err(|refusal| self.refused(refusal, inbox))
+    }
+
+    fn refused<J>(&self, Refusal::Full: Refusal, inbox: &Inbox<J>) -> HostError {
+        HostError::QueueFull { model: self.0.name.clone(), capacity: inbox.capacity() }
     }
 
     fn wrong_kind(&self, what: &str) -> HostError {

@@ -72,6 +72,7 @@ impl TokenWorker {
                 continue;
             }
             let step = scheduler.step(model, now)?;
+            scheduler.took(now.elapsed());
             let verdict = faults.add(&step, self.retry_threshold);
             if verdict != Verdict::Fine {
                 self.judge(model, verdict)?;

@@ -344,6 +344,41 @@ fn a_drain_cuts_generations_off_with_what_they_have() {
 }
 
 #[test]
+fn a_drain_leaves_no_step_that_would_end_too_late() {
+    let mut bench = Bench::of(ModelKind::Decoder);
+    let watch = bench.push(vec![generate(&[], &[9, 9], 60)]);
+    bench.scheduler.drain(bench.now + Duration::from_secs(1));
+    bench.step();
+    bench.scheduler.took(Duration::from_secs(2));
+    bench.step();
+    let seen = watch.lock().unwrap();
+    let Some(Outcome::Tokens { ids, finish: FinishReason::Shutdown }) = &seen.outcomes[0] else {
+        panic!("{seen:?}");
+    };
+    assert_eq!(ids.len(), 1);
+    bench.check_clean();
+}
+
+#[test]
+fn a_job_of_many_inputs_takes_turns_with_others() {
+    let mut small = info(ModelKind::Decoder);
+    small.max_sequences = 1;
+    let mut bench = Bench::new(small, 64);
+    let works = |n| vec![Work::hidden(vec![1, 2], Vec::new()); n];
+    let watches = [bench.push(works(6)), bench.push(works(1)), bench.push(works(2))];
+    let n_done =
+        || watches.each_ref().map(|watch| watch.lock().unwrap().outcomes.iter().flatten().count());
+    let mut turns = Vec::new();
+    while !bench.scheduler.is_idle() {
+        bench.step();
+        turns.push(n_done());
+    }
+    let first = [[1, 0, 0], [1, 1, 0], [1, 1, 1], [2, 1, 1], [2, 1, 2], [3, 1, 2]];
+    assert_eq!(turns[..6], first);
+    bench.check_clean();
+}
+
+#[test]
 fn a_slow_reader_rests_and_others_go_on() {
     let mut bench = Bench::of(ModelKind::Decoder);
     let works = [vec![generate(&[], &[9, 9], 10)], vec![generate(&[], &[9, 8], 10)]];
