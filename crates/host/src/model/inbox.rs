@@ -29,6 +29,13 @@ pub(crate) struct Orders {
     pub(crate) closed: bool,
 }
 
+impl Orders {
+    /// Whether everything should have ended by now.
+    pub(crate) fn is_cut_off(self) -> bool {
+        self.drain.is_some_and(|deadline| deadline <= Instant::now())
+    }
+}
+
 /// Why a job was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -110,6 +117,11 @@ impl<J> Inbox<J> {
         let mut state = self.lock();
         into.extend(state.jobs.drain(..));
         state.orders
+    }
+
+    /// What the model's thread is told.
+    pub(crate) fn orders(&self) -> Orders {
+        self.lock().orders
     }
 
     /// Waits for a job, an order, or for `limit`.

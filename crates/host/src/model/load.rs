@@ -150,7 +150,12 @@ fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loade
         LoadedModel::Request(model) => {
             let inbox = Arc::new(Inbox::new(capacity));
             let _ = inboxes.request.set(Arc::clone(&inbox));
-            let pool = RequestPool { name: name.to_owned(), inbox: Arc::clone(&inbox), lifecycle };
+            let pool = RequestPool {
+                name: name.to_owned(),
+                inbox: Arc::clone(&inbox),
+                lifecycle,
+                stop: Arc::clone(&shared.stop),
+            };
             (Loaded::Request(pool, model), Door::Request { inbox })
         }
     };

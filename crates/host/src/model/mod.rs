@@ -39,7 +39,7 @@ const INLINE_BYTES: usize = 4096;
 const INLINE_TOKENS: usize = 512;
 
 /// How long past the drain's deadline an engine in the middle of a call is waited for.
-const DRAIN_GRACE: Duration = Duration::from_millis(900);
+pub(crate) const DRAIN_GRACE: Duration = Duration::from_millis(900);
 
 /// A model of the host's. Cheap to clone; the model itself lives until it is unloaded.
 #[derive(Clone)]
@@ -210,7 +210,7 @@ impl ModelHandle {
         inbox.push(job).map_err(|_| self.0.lifecycle.lost())?;
         let term = Term { submitted, deadline };
         let head = self.in_time(term, self.answer(head_receiver)).await?;
-        Ok(RawReply { head, frames: RawFrames { receiver, _guard: Some(guard) } })
+        Ok(RawReply { head, frames: RawFrames { receiver, guard } })
     }
 
     /// Waits for the model's answer.
