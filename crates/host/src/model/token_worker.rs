@@ -112,7 +112,7 @@ impl TokenWorker {
     /// When nothing runs the engine should hold nothing.
     fn report_leaks(&self, model: &dyn TokenModel) {
         let n_held = model.n_sequences();
-        if n_held != self.n_leaked.swap(n_held, Ordering::Relaxed) {
+        if n_held != self.n_leaked.swap(n_held, Ordering::Relaxed) && n_held > 0 {
             tracing::warn!(model = self.name, n_held, "the engine holds sequences while idle");
         }
     }
