@@ -78,6 +78,13 @@ impl Activity {
     }
 }
 
+impl ActiveRequest {
+    /// Ends `grace` after the drain's deadline, if there ever is one.
+    pub(crate) async fn past_drain(&self, grace: Duration) {
+        self.0.past_drain(grace).await;
+    }
+}
+
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
         if self.0.n_requests.fetch_sub(1, Ordering::SeqCst) == 1 {

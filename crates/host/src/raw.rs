@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::HostError;
 use crate::activity::ActiveRequest;
+use crate::model::DRAIN_GRACE;
 
 /// A request as it goes to a `RequestModel`.
 #[derive(Clone, Debug, Default)]
@@ -52,15 +53,19 @@ pub struct RawReply {
 pub struct RawFrames {
     pub(crate) receiver: mpsc::Receiver<Result<Bytes, HostError>>,
     /// The request is in hand until its last frame is.
-    pub(crate) _guard: Option<ActiveRequest>,
+    pub(crate) guard: ActiveRequest,
 }
 
 impl RawFrames {
-    /// The next frame; `None` at the end.
+    /// The next frame; `None` at the end, which the end of the server is too.
     ///
     /// # Errors
     /// What the model said went wrong, after which there are no more frames.
     pub async fn next(&mut self) -> Option<Result<Bytes, HostError>> {
-        self.receiver.recv().await
+        tokio::select! {
+            biased;
+            frame = self.receiver.recv() => frame,
+            () = self.guard.past_drain(DRAIN_GRACE) => None,
+        }
     }
 }

@@ -185,9 +185,19 @@ async fn long_prompts_are_refused_or_cut() {
     assert!(message.starts_with("inputs[1] has 65 tokens") && message.contains("takes 64"));
     assert!(message.contains("parameters.truncation"), "{message}");
     let asked = request(&[&long], json!({"truncation": true, "max_new_tokens": 5}));
-    let one = &generated(served.model.submit(asked).await.unwrap())[0];
-    assert_eq!(one.n_prompt_tokens, 60);
-    assert_eq!(one.ids, continuation(&[], &[7; 60], 5));
+    let error = served.model.submit(asked).await.unwrap_err();
+    let HostError::BadRequest { message } = error else { panic!("{error:?}") };
+    assert!(message.starts_with("inputs[0] is cut to 64 tokens"), "{message}");
+    // The new tokens give way to the prompt, as far as it is not cut on purpose.
+    let cut = |max_length, n_new| {
+        let kwargs = json!({"max_length": max_length, "truncation": true});
+        request(&[&long], json!({"tokenize_kwargs": kwargs, "max_new_tokens": n_new}))
+    };
+    for (max_length, n_new, n_found) in [(60, 5, 5), (60, 500, 5), (10, 5, 5)] {
+        let one = &generated(served.model.submit(cut(max_length, n_new)).await.unwrap())[0];
+        assert_eq!(one.n_prompt_tokens, max_length);
+        assert_eq!(one.ids, continuation(&[], &vec![7; max_length], n_found));
+    }
 }
 
 #[tokio::test]

@@ -74,10 +74,10 @@ const UNAVAILABLE: [&str; 11] = [
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Defaults {
     pub(crate) bos_token_id: Option<TokenId>,
-    pub(crate) eos_token_id: Vec<TokenId>,
+    pub(crate) eos_token_id: Arc<[TokenId]>,
     pub(crate) decoder_start_token_id: Option<TokenId>,
     pub(crate) forced_bos_token_id: Option<TokenId>,
-    pub(crate) forced_eos_token_id: Vec<TokenId>,
+    pub(crate) forced_eos_token_id: Arc<[TokenId]>,
     pub(crate) max_length: Option<u32>,
     pub(crate) max_new_tokens: Option<u32>,
     pub(crate) min_length: Option<u32>,
@@ -256,9 +256,7 @@ impl GenerationParams {
             .decay("exponential_decay_length_penalty")?
             .or(defaults.exponential_decay_length_penalty);
         let rules = Rules {
-            eos: params
-                .ids("eos_token_id", n_logits)?
-                .unwrap_or_else(|| defaults.eos_token_id.clone()),
+            eos: list("eos_token_id", &defaults.eos_token_id)?,
             repetition_penalty: repetition_penalty.filter(|p| *p != 1.0).map(|p| p as f32),
             no_repeat_ngram: no_repeat as usize,
             bad_words: params
@@ -268,9 +266,7 @@ impl GenerationParams {
                 Some(ids) => ids.first().copied(),
                 None => defaults.forced_bos_token_id,
             },
-            forced_eos: params
-                .ids("forced_eos_token_id", n_logits)?
-                .unwrap_or_else(|| defaults.forced_eos_token_id.clone()),
+            forced_eos: list("forced_eos_token_id", &defaults.forced_eos_token_id)?,
             decay: decay.map(|(start, factor)| (start as usize, factor)),
             suppress: list("suppress_tokens", &defaults.suppress_tokens)?,
             begin_suppress: list("begin_suppress_tokens", &defaults.begin_suppress_tokens)?,
@@ -285,16 +281,6 @@ impl GenerationParams {
             max_positions: defaults.max_positions,
             is_encoder_decoder: defaults.is_encoder_decoder,
         })
-    }
-
-    /// The longest prompt that leaves room for the new tokens asked for, at least 1.
-    pub(crate) fn prompt_room(&self) -> usize {
-        let n_new = match (self.max_new_tokens, self.max_length) {
-            (Some(n_new), _) => n_new as usize,
-            (None, Some(_)) => 1,
-            (None, None) => DEFAULT_NEW_TOKENS,
-        };
-        (self.max_positions as usize + 1).saturating_sub(n_new).max(1)
     }
 
     /// The rules for an input whose decoder starts with `n_prompt` ids, at least 1.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use drivetrain_engine::TokenId;
 
 /// What is done to a sequence's logits before the arg-max, and when the sequence ends. Fixed when
-/// the request comes in. Lengths count all ids of the decoder.
+/// the request comes in; its inputs share the lists. Lengths count all ids of the decoder.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Rules {
     /// Ids before the first new one: the prompt's, or the start token alone.
@@ -13,7 +13,7 @@ pub(crate) struct Rules {
     /// Generation ends at this many ids.
     pub(crate) max_length: usize,
     /// Ids that end the generation.
-    pub(crate) eos: Vec<TokenId>,
+    pub(crate) eos: Arc<[TokenId]>,
     /// Scores of ids that occurred are divided (positive) or multiplied (negative) by this.
     pub(crate) repetition_penalty: Option<f32>,
     /// No run of this many ids occurs twice; 0 for no such rule.
@@ -27,7 +27,7 @@ pub(crate) struct Rules {
     /// The second id.
     pub(crate) forced_bos: Option<TokenId>,
     /// The ids allowed at the last place.
-    pub(crate) forced_eos: Vec<TokenId>,
+    pub(crate) forced_eos: Arc<[TokenId]>,
     /// From this many new ids on, end tokens gain by this factor to the power of the excess.
     pub(crate) decay: Option<(usize, f64)>,
     /// Ids that never occur.
@@ -87,7 +87,7 @@ impl Rules {
             && n_new > start
         {
             let gain = (factor.powf((n_new - start) as f64) - 1.0) as f32;
-            for &id in &self.eos {
+            for &id in self.eos.iter() {
                 if let Some(score) = scores.get_mut(id as usize)
                     && score.is_finite()
                 {

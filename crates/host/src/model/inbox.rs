@@ -29,19 +29,46 @@ pub(crate) struct Orders {
     pub(crate) closed: bool,
 }
 
+impl Orders {
+    /// Whether everything should have ended by now.
+    pub(crate) fn is_cut_off(self) -> bool {
+        self.drain.is_some_and(|deadline| deadline <= Instant::now())
+    }
+}
+
 /// Why a job was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Full,
 }
 
-/// A place in the queue, held until the job starts or ends.
+/// Places in the queue, one a sequence, held until the whole job has started or ended.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
+pub(crate) struct Place {
+    n_waiting: Arc<AtomicUsize>,
+    n_held: usize,
+    capacity: usize,
+}
+
+impl Place {
+    /// Takes places for `n_sequences` in all; alone, a job may have more than there are.
+    pub(crate) fn widen(&mut self, n_sequences: usize) -> Result<(), Refusal> {
+        let n_more = n_sequences.saturating_sub(self.n_held);
+        let more = |n: usize| {
+            let sum = n.saturating_add(n_more);
+            (sum <= self.capacity || n <= self.n_held).then_some(sum)
+        };
+        self.n_waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .map_err(|_| Refusal::Full)?;
+        self.n_held += n_more;
+        Ok(())
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.n_waiting.fetch_sub(self.n_held, Ordering::Relaxed);
     }
 }
 
@@ -55,16 +82,20 @@ impl<J> Inbox<J> {
         }
     }
 
-    /// Most jobs that wait.
+    /// Most sequences that wait.
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Takes a place, if there is one.
+    /// Takes a place, if there is one. A job of several sequences widens it.
     pub(crate) fn reserve(&self) -> Result<Place, Refusal> {
         let more = |n: usize| (n < self.capacity).then_some(n + 1);
         match self.n_waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
-            Ok(_) => Ok(Place(Arc::clone(&self.n_waiting))),
+            Ok(_) => Ok(Place {
+                n_waiting: Arc::clone(&self.n_waiting),
+                n_held: 1,
+                capacity: self.capacity,
+            }),
             Err(_) => Err(Refusal::Full),
         }
     }
@@ -86,6 +117,11 @@ impl<J> Inbox<J> {
         let mut state = self.lock();
         into.extend(state.jobs.drain(..));
         state.orders
+    }
+
+    /// What the model's thread is told.
+    pub(crate) fn orders(&self) -> Orders {
+        self.lock().orders
     }
 
     /// Waits for a job, an order, or for `limit`.
@@ -149,6 +185,22 @@ mod tests {
         assert_eq!(inbox.reserve().unwrap_err(), Refusal::Full);
         drop(places);
         assert!(inbox.reserve().is_ok());
+    }
+
+    #[test]
+    fn sequences_take_places_too() {
+        let inbox = Inbox::<u32>::new(4);
+        let mut large = inbox.reserve().unwrap();
+        large.widen(9).unwrap();
+        assert_eq!(inbox.reserve().unwrap_err(), Refusal::Full);
+        drop(large);
+        let mut first = inbox.reserve().unwrap();
+        first.widen(2).unwrap();
+        let mut second = inbox.reserve().unwrap();
+        assert_eq!(second.widen(3), Err(Refusal::Full));
+        assert_eq!(second.widen(2), Ok(()));
+        drop((first, second));
+        assert_eq!(inbox.n_waiting.load(Ordering::Relaxed), 0);
     }
 
     #[test]

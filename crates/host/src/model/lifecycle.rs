@@ -123,6 +123,12 @@ impl Lifecycle {
         self.beat.store(millis(self.born.elapsed()), Ordering::Relaxed);
     }
 
+    /// A sign of life that is known only now.
+    pub(crate) fn beat_at(&self, then: Instant) {
+        let then = millis(then.saturating_duration_since(self.born));
+        self.beat.fetch_max(then, Ordering::Relaxed);
+    }
+
     /// What the engine's health check says: `None` for well.
     pub(crate) fn set_illness(&self, illness: Option<String>) {
         if illness.is_none() && !self.is_ill.load(Ordering::Relaxed) {

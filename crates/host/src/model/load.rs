@@ -28,6 +28,10 @@ use crate::tasks::{ModelText, TaskContext};
 /// Longest silence of an engine before its model is unhealthy, unless `predict_timeout` is shorter.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 
+/// No engine has to show life oftener: an idle thread does so once a second, and one that the
+/// machine is slow to wake is not ill.
+const SHORTEST_SILENCE_LIMIT: Duration = Duration::from_secs(5);
+
 /// What to load, and with what.
 pub(crate) struct LoadInputs {
     pub(crate) server: Arc<ServerConfig>,
@@ -53,28 +57,32 @@ pub(crate) fn spawn(handle: &ModelHandle, inputs: LoadInputs) -> Result<(), Host
     })
 }
 
-/// A model's whole life. Whatever ends it, the state says so before the jobs are let go.
+/// A model's whole life. Whatever ends it, the state says so before the jobs are let go, and both
+/// before the model is: an engine may take long to give back what it holds.
 fn live(shared: Arc<Shared>, inputs: &LoadInputs) {
     let lifecycle = Arc::clone(&shared.lifecycle);
     let name = shared.name.clone();
     let inboxes = Inboxes::default();
+    let mut slot = None;
     let end = catch_unwind(AssertUnwindSafe(|| {
-        let loaded = load(&shared, inputs, &inboxes)?;
+        let loaded = slot.insert(load(&shared, inputs, &inboxes)?);
         drop(shared);
         match loaded {
-            Loaded::Token(worker, mut model) => worker.run(&mut *model),
-            Loaded::Request(pool, model) => pool.run(&*model),
+            Loaded::Token(worker, model) => worker.run(&mut **model),
+            Loaded::Request(pool, model) => pool.run(&**model),
         }
     }))
     .unwrap_or_else(|panic| Err(EngineError::internal(panic_text(&*panic)).into()));
-    match end {
-        Ok(()) => tracing::info!(model = name, "the model is unloaded"),
-        Err(error) => {
-            tracing::error!(model = name, error = error.chain(), "the model has failed");
-            lifecycle.fail(error);
-        }
+    if let Err(error) = end {
+        tracing::error!(model = name, error = error.chain(), "the model has failed");
+        lifecycle.fail(error);
     }
     inboxes.abandon();
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(slot))) {
+        let panic = panic_text(&*panic);
+        tracing::error!(model = name, panic, "the engine could not let go of the model");
+    }
+    tracing::info!(model = name, "the model is unloaded");
 }
 
 /// The inbox of the model, whichever it is, for the end of its thread.
@@ -114,7 +122,7 @@ fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loade
         (loaded, text)
     });
     let model = loaded?;
-    shared.lifecycle.set_beat_limit(SILENCE_LIMIT.min(config.predict_timeout.value));
+    shared.lifecycle.set_beat_limit(silence_limit(config.predict_timeout.value));
     let capacity = config.batching.queue_capacity.value.get() as usize;
     let lifecycle = Arc::clone(&shared.lifecycle);
     let (loaded, door) = match model {
@@ -142,7 +150,12 @@ fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loade
         LoadedModel::Request(model) => {
             let inbox = Arc::new(Inbox::new(capacity));
             let _ = inboxes.request.set(Arc::clone(&inbox));
-            let pool = RequestPool { name: name.to_owned(), inbox: Arc::clone(&inbox), lifecycle };
+            let pool = RequestPool {
+                name: name.to_owned(),
+                inbox: Arc::clone(&inbox),
+                lifecycle,
+                stop: Arc::clone(&shared.stop),
+            };
             (Loaded::Request(pool, model), Door::Request { inbox })
         }
     };
@@ -160,6 +173,14 @@ fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loade
         "the model is ready"
     );
     Ok(loaded)
+}
+
+/// How long a model with this `predict_timeout` may show no life; 0 stands for no limit.
+fn silence_limit(predict_timeout: Duration) -> Duration {
+    if predict_timeout.is_zero() {
+        return SILENCE_LIMIT;
+    }
+    predict_timeout.clamp(SHORTEST_SILENCE_LIMIT, SILENCE_LIMIT)
 }
 
 /// Opens the model's directory, its settings, and the directory of its weights.

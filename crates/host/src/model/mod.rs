@@ -1,5 +1,6 @@
 //! A model: its life, its thread, and the door through which requests reach it.
 
+mod faults;
 mod inbox;
 mod lifecycle;
 mod load;
@@ -21,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::activity::Activity;
 use crate::scheduler::{Job, Outcome};
-use crate::tasks::{Prepared, TaskContext};
+use crate::tasks::TaskContext;
 use crate::{HostError, RawFrames, RawReply, RawRequest, Task, TaskReply, TaskRequest};
 use inbox::{Inbox, Place, Refusal};
 use lifecycle::Lifecycle;
@@ -38,7 +39,7 @@ const INLINE_BYTES: usize = 4096;
 const INLINE_TOKENS: usize = 512;
 
 /// How long past the drain's deadline an engine in the middle of a call is waited for.
-const DRAIN_GRACE: Duration = Duration::from_millis(500);
+pub(crate) const DRAIN_GRACE: Duration = Duration::from_millis(900);
 
 /// A model of the host's. Cheap to clone; the model itself lives until it is unloaded.
 #[derive(Clone)]
@@ -162,16 +163,30 @@ impl ModelHandle {
         let submitted = Instant::now();
         let place = self.reserve(inbox)?;
         let deadline = self.deadline(submitted, request.deadline);
+        let term = Term { submitted, deadline };
         let n_bytes = request.inputs.iter().map(String::len).sum::<usize>();
         let reader = Arc::clone(tasks);
-        let prepare = move || reader.prepare(&request);
-        let (works, prepared) = run_apart(n_bytes > INLINE_BYTES, prepare).await??;
+        // The place goes along: a thread that reads a text goes on when nobody waits any more.
+        let prepare = move || Ok((reader.prepare(&request)?, place));
+        let ((works, prepared), mut place) = if n_bytes > INLINE_BYTES {
+            self.in_time(term, run_apart(prepare)).await?
+        } else {
+            guarded(prepare)?
+        };
+        place.widen(works.len()).map_err(|refusal| self.refused(refusal, inbox))?;
         let (sender, receiver) = oneshot::channel();
         let sink = Box::new(WholeSink::new(works.len(), place, sender));
         let job = Job { works, sink, submitted, deadline };
         inbox.push(job).map_err(|_| self.0.lifecycle.lost())?;
-        let outcomes = self.answer(receiver, submitted, deadline).await?;
-        self.put_into_words(tasks, prepared, outcomes).await
+        let outcomes = self.in_time(term, self.answer(receiver)).await?;
+        let n_tokens = outcomes.iter().map(Outcome::n_new_tokens).sum::<usize>();
+        let tasks = Arc::clone(tasks);
+        let reply = move || tasks.reply(&prepared, outcomes);
+        if n_tokens > INLINE_TOKENS {
+            self.in_time(term, run_apart(reply)).await
+        } else {
+            guarded(reply)
+        }
     }
 
     /// Hands the request to a model that answers itself. The reply comes as soon as its head is
@@ -193,52 +208,50 @@ impl ModelHandle {
         let (frames, receiver) = mpsc::channel(FRAMES_AHEAD);
         let job = RawJob { request, submitted, deadline, place, head, frames };
         inbox.push(job).map_err(|_| self.0.lifecycle.lost())?;
-        let head = self.answer(head_receiver, submitted, deadline).await?;
-        Ok(RawReply { head, frames: RawFrames { receiver, _guard: Some(guard) } })
+        let term = Term { submitted, deadline };
+        let head = self.in_time(term, self.answer(head_receiver)).await?;
+        Ok(RawReply { head, frames: RawFrames { receiver, guard } })
     }
 
-    /// Waits for an answer until the deadline, or shortly past the drain's.
+    /// Waits for the model's answer.
     async fn answer<T>(
         &self,
         receiver: oneshot::Receiver<Result<T, HostError>>,
-        submitted: Instant,
-        deadline: Instant,
+    ) -> Result<T, HostError> {
+        receiver.await.unwrap_or_else(|_| Err(self.0.lifecycle.lost()))
+    }
+
+    /// Waits for `work` until the deadline, or shortly past the drain's.
+    async fn in_time<T>(
+        &self,
+        term: Term,
+        work: impl Future<Output = Result<T, HostError>>,
     ) -> Result<T, HostError> {
         tokio::select! {
             biased;
-            answer = receiver => answer.unwrap_or_else(|_| Err(self.0.lifecycle.lost())),
-            () = tokio::time::sleep_until(deadline.into()) => Err(HostError::Timeout {
+            end = work => end,
+            () = tokio::time::sleep_until(term.deadline.into()) => Err(HostError::Timeout {
                 model: self.0.name.clone(),
-                waited: deadline.saturating_duration_since(submitted),
+                waited: term.deadline.saturating_duration_since(term.submitted),
             }),
             () = self.0.activity.past_drain(DRAIN_GRACE) => Err(HostError::ShuttingDown),
         }
     }
 
-    async fn put_into_words(
-        &self,
-        tasks: &Arc<TaskContext>,
-        prepared: Prepared,
-        outcomes: Vec<Outcome>,
-    ) -> Result<TaskReply, HostError> {
-        let n_tokens = outcomes.iter().map(Outcome::n_new_tokens).sum::<usize>();
-        let tasks = Arc::clone(tasks);
-        run_apart(n_tokens > INLINE_TOKENS, move || tasks.reply(&prepared, outcomes)).await?
-    }
-
     fn deadline(&self, submitted: Instant, wanted: Option<Instant>) -> Instant {
-        let config = self.0.config.get();
-        let own = config.and_then(|config| submitted.checked_add(config.predict_timeout.value));
-        // Without any limit a day stands for one: no request is kept for ever.
+        let limit = self.0.config.get().map(|config| config.predict_timeout.value);
+        let own = limit.filter(|limit| !limit.is_zero()).and_then(|l| submitted.checked_add(l));
+        // Without any limit, which 0 stands for too, a day stands for one: no request is kept for ever.
         let own = own.unwrap_or_else(|| submitted + Duration::from_secs(86_400));
         wanted.map_or(own, |wanted| wanted.min(own))
     }
 
     fn reserve<J>(&self, inbox: &Inbox<J>) -> Result<Place, HostError> {
-        inbox.reserve().map_err(|Refusal::Full| HostError::QueueFull {
-            model: self.0.name.clone(),
-            capacity: inbox.capacity(),
-        })
+        inbox.reserve().map_err(|refusal| self.refused(refusal, inbox))
+    }
+
+    fn refused<J>(&self, Refusal::Full: Refusal, inbox: &Inbox<J>) -> HostError {
+        HostError::QueueFull { model: self.0.name.clone(), capacity: inbox.capacity() }
     }
 
     fn wrong_kind(&self, what: &str) -> HostError {
@@ -306,21 +319,35 @@ impl fmt::Debug for ModelHandle {
     }
 }
 
-/// Runs `work` here, or on a thread where waiting is allowed; a panic becomes an error.
+/// When a request came, and when it is of no use any more.
+#[derive(Clone, Copy, Debug)]
+struct Term {
+    submitted: Instant,
+    deadline: Instant,
+}
+
+/// Runs `work`; a panic becomes an error.
+fn guarded<T>(work: impl FnOnce() -> Result<T, HostError>) -> Result<T, HostError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(HostError::Engine(EngineError::internal(panic_text(&*panic)))))
+}
+
+/// Runs `work` on a thread where waiting is allowed. Dropping the future takes it back, unless it
+/// has begun.
 async fn run_apart<T: Send + 'static>(
-    is_long: bool,
-    work: impl FnOnce() -> T + Send + 'static,
+    work: impl FnOnce() -> Result<T, HostError> + Send + 'static,
 ) -> Result<T, HostError> {
-    let guarded = move || {
-        catch_unwind(AssertUnwindSafe(work))
-            .map_err(|panic| HostError::Engine(EngineError::internal(panic_text(&*panic))))
-    };
-    if !is_long {
-        return guarded();
-    }
-    let thread: std::pin::Pin<Box<dyn Future<Output = _> + Send>> =
-        Box::pin(tokio::task::spawn_blocking(guarded));
-    thread.await.unwrap_or_else(|error| {
+    let mut thread = Apart(tokio::task::spawn_blocking(move || guarded(work)));
+    (&mut thread.0).await.unwrap_or_else(|error| {
         Err(HostError::Engine(EngineError::internal(format!("a thread ended: {error}"))))
     })
+}
+
+/// Work on a thread of its own, taken back when nobody waits for it.
+struct Apart<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for Apart<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }

@@ -1,7 +1,8 @@
 //! The threads of a model that answers whole requests itself.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,6 +22,9 @@ const MAX_THREADS: u32 = 256;
 /// How often threads look around, and the model is asked for its health.
 const TURN: Duration = Duration::from_secs(1);
 
+/// How long a thread rests whose client has no room for a frame.
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// A request on its way to a thread.
 pub(crate) struct RawJob {
     pub(crate) request: RawRequest,
@@ -36,17 +40,34 @@ pub(crate) struct RequestPool {
     pub(crate) name: String,
     pub(crate) inbox: Arc<Inbox<RawJob>>,
     pub(crate) lifecycle: Arc<Lifecycle>,
+    /// The order to stop, which the engine sees as well.
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+/// What a thread shows of its call: when it last did something; `None` between calls.
+#[derive(Debug, Default)]
+struct Desk(Mutex<Option<Instant>>);
+
+impl Desk {
+    fn set(&self, sign: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = sign;
+    }
+
+    fn sign(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl RequestPool {
     /// Works until the inbox is closed and empty, or the model is gone, which is then the error.
     pub(crate) fn run(&self, model: &dyn RequestModel) -> Result<(), HostError> {
         let n_threads = model.info().max_concurrency.clamp(1, MAX_THREADS);
+        let desks: Vec<Desk> = (0..n_threads).map(|_| Desk::default()).collect();
         std::thread::scope(|scope| {
             let mut threads = Vec::new();
-            for idx in 0..n_threads {
+            for (idx, desk) in desks.iter().enumerate() {
                 let thread = std::thread::Builder::new().name(format!("{}-{idx}", self.name));
-                match thread.spawn_scoped(scope, || self.answer_all(model)) {
+                match thread.spawn_scoped(scope, || self.answer_all(model, desk)) {
                     Ok(thread) => threads.push(thread),
                     Err(error) if idx == 0 => {
                         self.inbox.abandon();
@@ -59,7 +80,9 @@ impl RequestPool {
                     }
                 }
             }
-            let end = self.watch(model, || threads.iter().all(|thread| thread.is_finished()));
+            let desks = desks.get(..threads.len()).unwrap_or_default();
+            let is_over = || threads.iter().all(|thread| thread.is_finished());
+            let end = self.watch(model, desks, is_over);
             if let Err(error) = &end {
                 // The threads may be stuck in calls: say what is the matter before waiting for them.
                 self.lifecycle.fail(error.clone());
@@ -69,10 +92,24 @@ impl RequestPool {
         })
     }
 
-    fn watch(&self, model: &dyn RequestModel, is_over: impl Fn() -> bool) -> Result<(), HostError> {
+    fn watch(
+        &self,
+        model: &dyn RequestModel,
+        desks: &[Desk],
+        is_over: impl Fn() -> bool,
+    ) -> Result<(), HostError> {
         let mut next_check = Instant::now();
         while !is_over() {
-            self.lifecycle.beat();
+            // A model is silent when all its threads are: one that rests could answer.
+            match desks.iter().map(Desk::sign).collect::<Option<Vec<_>>>() {
+                Some(signs) => {
+                    signs.into_iter().max().into_iter().for_each(|s| self.lifecycle.beat_at(s));
+                }
+                None => self.lifecycle.beat(),
+            }
+            if self.inbox.orders().is_cut_off() {
+                self.cut_off();
+            }
             if Instant::now() >= next_check {
                 match model.health() {
                     Ok(()) => self.lifecycle.set_illness(None),
@@ -88,18 +125,32 @@ impl RequestPool {
         Ok(())
     }
 
-    fn answer_all(&self, model: &dyn RequestModel) {
+    /// Tells the calls to end, and those who wait that theirs never begins.
+    fn cut_off(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut jobs = Vec::new();
+        self.inbox.take_all(&mut jobs);
+        for job in jobs {
+            // Whoever waited may have gone.
+            let _ = job.head.send(Err(HostError::ShuttingDown));
+        }
+    }
+
+    fn answer_all(&self, model: &dyn RequestModel, desk: &Desk) {
         loop {
             let (job, orders) = self.inbox.take_one(TURN);
             match job {
-                Some(job) => self.answer(model, job),
+                Some(job) if orders.is_cut_off() => {
+                    let _ = job.head.send(Err(HostError::ShuttingDown));
+                }
+                Some(job) => self.answer(model, job, desk),
                 None if orders.closed => return,
                 None => {}
             }
         }
     }
 
-    fn answer(&self, model: &dyn RequestModel, job: RawJob) {
+    fn answer(&self, model: &dyn RequestModel, job: RawJob, desk: &Desk) {
         let RawJob { request, submitted, deadline, place, head, frames } = job;
         drop(place);
         if Instant::now() >= deadline {
@@ -115,10 +166,19 @@ impl RequestPool {
         let content: Vec<(&str, &[u8])> =
             request.content.iter().map(|(k, v)| (k.as_str(), v.as_ref())).collect();
         let call = Request { id: &request.id, properties: &properties, content: &content };
-        let mut reply = ChannelReply { head: RawHead::default(), waiting: Some(head), frames };
+        let mut reply = ChannelReply {
+            head: RawHead::default(),
+            waiting: Some(head),
+            frames,
+            inbox: &self.inbox,
+            desk,
+            was_cut: false,
+        };
+        desk.set(Some(Instant::now()));
         let end = catch_unwind(AssertUnwindSafe(|| model.call(&call, &mut reply)))
             .unwrap_or_else(|panic| Err(EngineError::internal(panic_text(&*panic))));
         reply.end(end);
+        desk.set(None);
     }
 }
 
@@ -133,13 +193,34 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// A reply that goes out frame by frame; the head goes with the first one, so that an error before
 /// it can still change the status.
-struct ChannelReply {
+struct ChannelReply<'a> {
     head: RawHead,
     waiting: Option<oneshot::Sender<Result<RawHead, HostError>>>,
     frames: mpsc::Sender<Result<Bytes, HostError>>,
+    inbox: &'a Inbox<RawJob>,
+    desk: &'a Desk,
+    /// Whether the drain kept the model from its first frame.
+    was_cut: bool,
 }
 
-impl ChannelReply {
+impl ChannelReply<'_> {
+    /// Waits until there is room; `false` if the client has gone or everything is to end.
+    fn send(&self, frame: Result<Bytes, HostError>) -> bool {
+        let mut frame = frame;
+        loop {
+            self.desk.set(Some(Instant::now()));
+            if self.inbox.orders().is_cut_off() {
+                return false;
+            }
+            match self.frames.try_send(frame) {
+                Ok(()) => return true,
+                Err(mpsc::error::TrySendError::Closed(_)) => return false,
+                Err(mpsc::error::TrySendError::Full(back)) => frame = back,
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     fn send_head(&mut self) -> bool {
         match self.waiting.take() {
             Some(waiting) => waiting.send(Ok(std::mem::take(&mut self.head))).is_ok(),
@@ -148,22 +229,28 @@ impl ChannelReply {
     }
 
     fn end(mut self, end: Result<(), EngineError>) {
+        let was_cut = self.was_cut || (end.is_err() && self.inbox.orders().is_cut_off());
         match (end, self.waiting.take()) {
+            (_, Some(waiting)) if was_cut => drop(waiting.send(Err(HostError::ShuttingDown))),
             (Ok(()), Some(waiting)) => drop(waiting.send(Ok(std::mem::take(&mut self.head)))),
             (Err(error), Some(waiting)) => drop(waiting.send(Err(error.into()))),
             (Ok(()), None) => {}
-            (Err(error), None) => drop(self.frames.blocking_send(Err(error.into()))),
+            (Err(error), None) => drop(self.send(Err(error.into()))),
         }
     }
 }
 
-impl Reply for ChannelReply {
+impl Reply for ChannelReply<'_> {
     fn head(&mut self, status: u16, reason: &str, headers: &[(&str, &str)]) {
         let headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         self.head = RawHead { status, reason: reason.to_owned(), headers };
     }
 
     fn frame(&mut self, bytes: &[u8]) -> bool {
-        self.send_head() && self.frames.blocking_send(Ok(Bytes::copy_from_slice(bytes))).is_ok()
+        if self.waiting.is_some() && self.inbox.orders().is_cut_off() {
+            self.was_cut = true;
+            return false;
+        }
+        self.send_head() && self.send(Ok(Bytes::copy_from_slice(bytes)))
     }
 }

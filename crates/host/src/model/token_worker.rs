@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use drivetrain_engine::{EngineError, ErrorKind, TokenModel};
 
 use crate::HostError;
+use crate::model::faults::{Faults, Verdict};
 use crate::model::inbox::Inbox;
 use crate::model::lifecycle::Lifecycle;
-use crate::scheduler::{Job, Limits, Scheduler};
+use crate::scheduler::{Job, Limits, Scheduler, Step};
 
 /// How often an idle model shows life and is asked for its health.
 const IDLE_TURN: Duration = Duration::from_secs(1);
@@ -23,7 +24,8 @@ pub(crate) struct TokenWorker {
     pub(crate) inbox: Arc<Inbox<Job>>,
     pub(crate) lifecycle: Arc<Lifecycle>,
     pub(crate) limits: Limits,
-    /// Failures of the engine's own in a row after which the model is given up.
+    /// Failures of the engine's own in a row that are forgiven; then the model is given up, unless
+    /// one request may be the cause of all.
     pub(crate) retry_threshold: u32,
     /// Sequences that the engine held at the last idle moment; 0 unless it leaks.
     pub(crate) n_leaked: Arc<AtomicUsize>,
@@ -40,6 +42,8 @@ impl TokenWorker {
                 reason: error.chain(),
                 source: Some(Arc::new(error.clone())),
             };
+            // Whoever gets its error now must not be told that the model is ready.
+            self.lifecycle.fail(error.clone());
             scheduler.fail_all(&error);
         }
         end
@@ -47,7 +51,7 @@ impl TokenWorker {
 
     fn turn(&self, model: &mut dyn TokenModel, scheduler: &mut Scheduler) -> Result<(), HostError> {
         let mut jobs = Vec::new();
-        let mut n_faults_in_a_row = 0;
+        let mut faults = Faults::default();
         let mut next_check = Instant::now();
         loop {
             self.lifecycle.beat();
@@ -68,24 +72,31 @@ impl TokenWorker {
                 continue;
             }
             let step = scheduler.step(model, now)?;
-            if step.n_calls > 0 {
-                n_faults_in_a_row = 0;
-            } else if step.n_faults > 0 {
-                n_faults_in_a_row += 1;
-                if n_faults_in_a_row > self.retry_threshold {
-                    return Err(HostError::Engine(EngineError::internal(format!(
-                        "{n_faults_in_a_row} calls in a row failed by the engine's own fault, more \
-                         than retry_threshold={}",
-                        self.retry_threshold
-                    ))));
-                }
-            } else if !scheduler.is_idle() {
+            scheduler.took(now.elapsed());
+            let verdict = faults.add(&step, self.retry_threshold);
+            if verdict != Verdict::Fine {
+                self.judge(model, verdict)?;
+            }
+            if step == Step::default() && !scheduler.is_idle() {
                 self.inbox.wait(PAUSE);
             }
             if now >= next_check {
                 self.check_health(model)?;
                 next_check = now + IDLE_TURN;
             }
+        }
+    }
+
+    /// Gives the model up if it is broken, or if it is suspect and says itself that it is not well.
+    fn judge(&self, model: &mut dyn TokenModel, verdict: Verdict) -> Result<(), HostError> {
+        match verdict {
+            Verdict::Fine => Ok(()),
+            Verdict::Suspect => model.health().map_err(HostError::from),
+            Verdict::Broken { n_steps } => Err(HostError::Engine(EngineError::internal(format!(
+                "{n_steps} calls in a row failed by the engine's own fault, for several \
+                     requests, more than retry_threshold={}",
+                self.retry_threshold
+            )))),
         }
     }
 
@@ -101,7 +112,7 @@ impl TokenWorker {
     /// When nothing runs the engine should hold nothing.
     fn report_leaks(&self, model: &dyn TokenModel) {
         let n_held = model.n_sequences();
-        if n_held != self.n_leaked.swap(n_held, Ordering::Relaxed) {
+        if n_held != self.n_leaked.swap(n_held, Ordering::Relaxed) && n_held > 0 {
             tracing::warn!(model = self.name, n_held, "the engine holds sequences while idle");
         }
     }

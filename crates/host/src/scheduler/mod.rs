@@ -1,7 +1,7 @@
 //! Which tokens go into the next forward pass.
 //!
 //! The unit of scheduling is one pass, not one request (Orca, OSDI 2022). Between passes finished
-//! sequences leave and waiting ones join, in the order they came. A step:
+//! sequences leave and waiting ones join, in the order of their rounds. A step:
 //!
 //! ```text
 //! drop jobs nobody waits for, fail those past their deadline
@@ -12,8 +12,12 @@
 //! ```
 //!
 //! So a prompt never pauses a decode (chunked prefill: Sarathi-Serve, OSDI 2024), and what was
-//! admitted never runs out of cache, since all that it may grow to is set aside for it. The one who
-//! waits longest is admitted first and nobody overtakes it, so nobody waits for ever.
+//! admitted never runs out of cache, since all that it may grow to is set aside for it.
+//!
+//! A job's sequences wait in rounds, one in each, from the round after the one that is being
+//! admitted, so that a job of many inputs takes turns with the others. The first of the earliest
+//! round is admitted next and nobody overtakes it. A later job only ever comes before those of
+//! rounds that have not begun, and finitely often, so nobody waits for ever.
 //!
 //! This module knows no threads and no clock: the model's thread calls [`Scheduler::step`] with the
 //! time, and so do the tests.
@@ -25,7 +29,7 @@ mod sequence;
 mod work;
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use drivetrain_engine::{EngineError, ModelKind, SeqId, TokenModel};
 
@@ -41,10 +45,19 @@ pub(crate) use work::{Goal, Job, Outcome, Sink, Work};
 /// What a step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// Calls of the engine that worked.
-    pub(crate) n_calls: usize,
-    /// Calls that failed by the engine's own fault.
-    pub(crate) n_faults: usize,
+    pub(crate) encode: Calls,
+    pub(crate) forward: Calls,
+}
+
+/// What became of a step's calls of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Calls {
+    /// Calls of the engine, however they ended.
+    pub(crate) n_made: usize,
+    /// Segments whose results were asked for and were right.
+    pub(crate) n_good: usize,
+    /// Jobs that failed by the engine's own fault.
+    pub(crate) n_blamed: usize,
 }
 
 /// The jobs of one model.
@@ -57,7 +70,11 @@ pub(crate) struct Scheduler {
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
     used: Cache,
+    /// Of the sequence that was admitted last.
+    round: u64,
     drain: Option<Instant>,
+    /// How long the last step took.
+    step_time: Duration,
     pass: Pass,
     scratch: Scratch,
     ended: Vec<u64>,
@@ -87,7 +104,9 @@ impl Scheduler {
             waiting: VecDeque::new(),
             running: Vec::with_capacity(limits.max_sequences.min(1024)),
             used: Cache::default(),
+            round: 0,
             drain: None,
+            step_time: Duration::ZERO,
             pass: Pass::new(limits.info.n_logits, limits.info.dim),
             scratch: Scratch::default(),
             ended: Vec::new(),
@@ -104,8 +123,12 @@ impl Scheduler {
             let id = SeqId(self.next_sequence);
             self.next_sequence += 1;
             let needs = self.limits.needs(&work);
-            self.waiting.push_back(Sequence::new(id, key, item, needs, work));
+            let mut sequence = Sequence::new(id, key, item, needs, work);
+            sequence.round = self.round.saturating_add(1 + item as u64);
+            self.waiting.push_back(sequence);
         }
+        // Stable, so that within a round they stay in the order they came.
+        self.waiting.make_contiguous().sort_by_key(|sequence| sequence.round);
         let entry = Entry {
             sink: job.sink,
             submitted: job.submitted,
@@ -124,7 +147,13 @@ impl Scheduler {
         self.jobs.is_empty() && self.running.is_empty() && self.waiting.is_empty()
     }
 
-    /// Sets when everything ends: generations with what they have, the rest with an error.
+    /// How long the step took that was made last, as the clock says.
+    pub(crate) fn took(&mut self, step_time: Duration) {
+        self.step_time = step_time;
+    }
+
+    /// Sets when everything ends: generations with what they have, the rest with an error. That is
+    /// a step earlier if another one like the last would end too late.
     pub(crate) fn drain(&mut self, deadline: Instant) {
         self.drain = Some(self.drain.map_or(deadline, |old| old.min(deadline)));
     }
@@ -145,11 +174,11 @@ impl Scheduler {
         self.admit();
         if self.limits.info.kind == ModelKind::EncoderDecoder {
             self.plan_encode();
-            self.run(Call::Encode, model, &mut step)?;
+            self.run(Call::Encode, model, &mut step.encode)?;
             self.leave(model);
         }
         self.plan_forward();
-        self.run(Call::Forward, model, &mut step)?;
+        self.run(Call::Forward, model, &mut step.forward)?;
         self.leave(model);
         Ok(step)
     }
@@ -166,7 +195,9 @@ impl Scheduler {
 
     /// Ends the jobs that nobody waits for, that are late, or that the drain cuts off.
     fn sweep(&mut self, now: Instant) {
-        let drained = self.drain.is_some_and(|deadline| deadline <= now);
+        let drained = self
+            .drain
+            .is_some_and(|deadline| deadline.saturating_duration_since(now) <= self.step_time);
         for (key, entry) in &mut self.jobs {
             let error = if entry.sink.is_closed() {
                 None
@@ -219,6 +250,7 @@ impl Scheduler {
             }
             let Some(sequence) = self.waiting.pop_front() else { break };
             self.used.add(sequence.needs);
+            self.round = sequence.round;
             if let Some(entry) = self.jobs.get_mut(&sequence.job) {
                 entry.n_waiting -= 1;
                 if entry.n_waiting == 0 {

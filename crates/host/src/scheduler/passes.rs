@@ -1,9 +1,9 @@
 //! The two calls of a step: what goes into them, and what becomes of it.
 
-use drivetrain_engine::{EngineError, ErrorKind, ModelKind, TokenModel};
+use drivetrain_engine::{EngineError, ErrorKind, ModelKind, TokenModel, Wanted};
 
 use super::pass::{Call, RowCursor};
-use super::{Scheduler, Step};
+use super::{Calls, Scheduler};
 use crate::HostError;
 
 impl Scheduler {
@@ -65,7 +65,7 @@ impl Scheduler {
         &mut self,
         call: Call,
         model: &mut dyn TokenModel,
-        step: &mut Step,
+        calls: &mut Calls,
     ) -> Result<(), EngineError> {
         if self.pass.is_empty() {
             return Ok(());
@@ -79,76 +79,79 @@ impl Scheduler {
                 }
             }
         }
+        calls.n_made += 1;
         let Err(error) = self.pass.run_all(call, model) else {
-            step.n_calls += 1;
             let mut cursor = RowCursor::default();
-            (0..self.pass.n_segments()).for_each(|idx| self.settle(call, idx, &mut cursor));
+            (0..self.pass.n_segments()).for_each(|idx| self.settle(call, idx, &mut cursor, calls));
             return Ok(());
         };
         if error.kind() == ErrorKind::DeviceLost {
             return Err(error);
         }
-        step.n_faults += usize::from(error.kind() == ErrorKind::Internal);
         if self.pass.n_segments() == 1 {
-            self.blame(0, error);
+            self.blame(0, error, calls);
             return Ok(());
         }
-        self.run_one_by_one(call, model, step, error)
+        self.run_one_by_one(call, model, calls, error)
     }
 
     fn run_one_by_one(
         &mut self,
         call: Call,
         model: &mut dyn TokenModel,
-        step: &mut Step,
+        calls: &mut Calls,
         batch_error: EngineError,
     ) -> Result<(), EngineError> {
         let n_segments = self.pass.n_segments();
         tracing::debug!(model = self.model, n_segments, error = %batch_error, "a batch failed");
         let mut failures = Vec::new();
         for idx in 0..n_segments {
+            calls.n_made += 1;
             match self.pass.run_one(call, model, idx) {
-                Ok(()) => self.settle(call, idx, &mut RowCursor::default()),
+                Ok(()) => self.settle(call, idx, &mut RowCursor::default(), calls),
                 Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(error),
                 Err(error) => failures.push((idx, error)),
             }
         }
-        step.n_calls += n_segments - failures.len();
         // An engine that broke its own rules may have left its sequences in any state, so what
         // they say afterwards does not tell what went wrong.
         let is_broken = failures.len() == n_segments && batch_error.kind() == ErrorKind::Internal;
         for (idx, error) in failures {
-            self.blame(idx, if is_broken { batch_error.clone() } else { error });
+            self.blame(idx, if is_broken { batch_error.clone() } else { error }, calls);
         }
         Ok(())
     }
 
     /// Gives a segment's rows, which are the next ones, to its sequence.
-    fn settle(&mut self, call: Call, idx: usize, cursor: &mut RowCursor) {
+    fn settle(&mut self, call: Call, idx: usize, cursor: &mut RowCursor, calls: &mut Calls) {
         let Some((owner, segment)) = self.pass.segment(idx) else { return };
         let Some(sequence) = self.running.get_mut(owner) else { return };
         if call == Call::Encode {
             sequence.encoded();
+            calls.n_good += 1;
             return;
         }
         let rows = self.pass.take_rows(&segment, cursor);
         match sequence.advance(&segment, rows, &mut self.scratch) {
-            Ok(None) => {}
+            // A piece of a prompt that leaves nothing says nothing of the engine's results.
+            Ok(None) => calls.n_good += usize::from(segment.wanted != Wanted::Nothing),
             Ok(Some(id)) => {
+                calls.n_good += 1;
                 if let Some(entry) = self.jobs.get_mut(&sequence.job) {
                     entry.sink.token(sequence.item, id);
                 }
             }
-            Err(error) => self.blame(idx, error),
+            Err(error) => self.blame(idx, error, calls),
         }
     }
 
     /// Fails the job of a segment.
-    fn blame(&mut self, idx: usize, error: EngineError) {
+    fn blame(&mut self, idx: usize, error: EngineError, calls: &mut Calls) {
         let Some((owner, _)) = self.pass.segment(idx) else { return };
         let Some(job) = self.running.get(owner).map(|sequence| sequence.job) else { return };
         let Some(mut entry) = self.jobs.remove(&job) else { return };
         self.has_orphans = true;
+        calls.n_blamed += usize::from(error.kind() == ErrorKind::Internal);
         tracing::warn!(model = self.model, kind = %error.kind(), %error, "a request failed");
         entry.sink.failed(HostError::from(error));
     }

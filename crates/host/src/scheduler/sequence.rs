@@ -14,6 +14,8 @@ pub(crate) struct Sequence {
     pub(crate) id: SeqId,
     pub(crate) job: u64,
     pub(crate) item: usize,
+    /// The round it waits for.
+    pub(crate) round: u64,
     /// The cache set aside for it.
     pub(crate) needs: Cache,
     /// Whether the engine may hold something for it, so that it has to be released.
@@ -44,6 +46,7 @@ impl Sequence {
             id,
             job,
             item,
+            round: 0,
             needs,
             is_born: false,
             encoder: work.encoder,

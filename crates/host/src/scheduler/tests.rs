@@ -60,7 +60,7 @@ fn generate(encoder: &[u32], tokens: &[u32], max_new: usize) -> Work {
     let rules = Rules {
         n_prompt: tokens.len(),
         max_length: tokens.len() + max_new,
-        eos: vec![0],
+        eos: [0].into(),
         ..Rules::default()
     };
     let goal = Goal::Generate(rules);
@@ -264,7 +264,8 @@ fn faults_are_counted_and_a_lost_device_ends_it() {
     let mut bench = Bench::of(ModelKind::Decoder);
     let watch = bench.push(vec![generate(&[], &[1], 4)]);
     bench.model.book.lock().unwrap().fails_at = Some((0, Failure::Internal));
-    assert_eq!(bench.step(), Step { n_calls: 0, n_faults: 1 });
+    let forward = Calls { n_made: 1, n_good: 0, n_blamed: 1 };
+    assert_eq!(bench.step(), Step { forward, ..Step::default() });
     assert_eq!(errors(&watch).len(), 1);
     let watch = bench.push(vec![generate(&[], &[1], 4)]);
     bench.model.book.lock().unwrap().fails_at = Some((0, Failure::DeviceLost));
@@ -274,6 +275,18 @@ fn faults_are_counted_and_a_lost_device_ends_it() {
     assert_eq!(errors(&watch).len(), 1);
     assert!(bench.scheduler.is_idle());
     assert_eq!(bench.model.book.lock().unwrap().n_released, n_released);
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_the_engines_fault() {
+    let mut bench = Bench::new(info(ModelKind::Decoder), 2);
+    bench.push(vec![generate(&[], &[1, 1, NAN], 8)]);
+    // The first piece leaves nothing that could be wrong.
+    let forward = Calls { n_made: 1, ..Calls::default() };
+    assert_eq!(bench.step(), Step { forward, ..Step::default() });
+    let forward = Calls { n_made: 1, n_good: 0, n_blamed: 1 };
+    assert_eq!(bench.step(), Step { forward, ..Step::default() });
+    bench.check_clean();
 }
 
 #[test]
@@ -331,6 +344,41 @@ fn a_drain_cuts_generations_off_with_what_they_have() {
 }
 
 #[test]
+fn a_drain_leaves_no_step_that_would_end_too_late() {
+    let mut bench = Bench::of(ModelKind::Decoder);
+    let watch = bench.push(vec![generate(&[], &[9, 9], 60)]);
+    bench.scheduler.drain(bench.now + Duration::from_secs(1));
+    bench.step();
+    bench.scheduler.took(Duration::from_secs(2));
+    bench.step();
+    let seen = watch.lock().unwrap();
+    let Some(Outcome::Tokens { ids, finish: FinishReason::Shutdown }) = &seen.outcomes[0] else {
+        panic!("{seen:?}");
+    };
+    assert_eq!(ids.len(), 1);
+    bench.check_clean();
+}
+
+#[test]
+fn a_job_of_many_inputs_takes_turns_with_others() {
+    let mut small = info(ModelKind::Decoder);
+    small.max_sequences = 1;
+    let mut bench = Bench::new(small, 64);
+    let works = |n| vec![Work::hidden(vec![1, 2], Vec::new()); n];
+    let watches = [bench.push(works(6)), bench.push(works(1)), bench.push(works(2))];
+    let n_done =
+        || watches.each_ref().map(|watch| watch.lock().unwrap().outcomes.iter().flatten().count());
+    let mut turns = Vec::new();
+    while !bench.scheduler.is_idle() {
+        bench.step();
+        turns.push(n_done());
+    }
+    let first = [[1, 0, 0], [1, 1, 0], [1, 1, 1], [2, 1, 1], [2, 1, 2], [3, 1, 2]];
+    assert_eq!(turns[..6], first);
+    bench.check_clean();
+}
+
+#[test]
 fn a_slow_reader_rests_and_others_go_on() {
     let mut bench = Bench::of(ModelKind::Decoder);
     let works = [vec![generate(&[], &[9, 9], 10)], vec![generate(&[], &[9, 8], 10)]];
@@ -338,7 +386,7 @@ fn a_slow_reader_rests_and_others_go_on() {
     let quick = bench.push(works[1].clone());
     bench.step();
     slow.lock().unwrap().has_no_room = true;
-    (0..20).for_each(|_| assert!(bench.step().n_faults == 0));
+    (0..20).for_each(|_| assert!(bench.step().forward.n_blamed == 0));
     check_done(&quick, &works[1]);
     assert_eq!(slow.lock().unwrap().tokens[0].len(), 1);
     assert_eq!(bench.step(), Step::default());

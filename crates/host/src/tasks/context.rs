@@ -11,6 +11,12 @@ use crate::HostError;
 use crate::logits::{Defaults, Params};
 use crate::scheduler::{Limits, Outcome, Work};
 
+/// Most tokens of one request's inputs, all together: a body of few bytes may hold many inputs.
+const MAX_TOKENS: usize = 1 << 20;
+
+/// Most values of one request's features, all together: 256 MiB, and several times that as text.
+const MAX_VALUES: usize = 64 << 20;
+
 /// A loaded model's task, with all that its requests need.
 pub(crate) struct TaskContext {
     pub(super) model: String,
@@ -187,6 +193,44 @@ impl TaskContext {
     }
 }
 
+/// What one request's inputs may still take.
+#[derive(Debug)]
+pub(super) struct Budget {
+    n_tokens: usize,
+    /// Values that each token leaves in the reply.
+    n_values_each: usize,
+}
+
+impl Budget {
+    /// For a reply of `n_values_each` numbers a token; 0 for a reply of text.
+    pub(super) fn new(n_values_each: u32) -> Self {
+        Self { n_tokens: 0, n_values_each: n_values_each as usize }
+    }
+
+    /// Takes the tokens of input `idx`.
+    ///
+    /// # Errors
+    /// `BadRequest` if they are too many, with those before.
+    pub(super) fn take(&mut self, idx: usize, n_tokens: usize) -> Result<(), HostError> {
+        self.n_tokens = self.n_tokens.saturating_add(n_tokens);
+        let n_values = self.n_tokens.saturating_mul(self.n_values_each);
+        if self.n_tokens <= MAX_TOKENS && n_values <= MAX_VALUES {
+            return Ok(());
+        }
+        let (found, wanted) = if self.n_tokens > MAX_TOKENS {
+            (format!("{} tokens", self.n_tokens), format!("{MAX_TOKENS} tokens"))
+        } else {
+            let each = self.n_values_each;
+            let found = format!("{} tokens of {each} values, {n_values} in all", self.n_tokens);
+            (found, format!("{MAX_VALUES} values"))
+        };
+        Err(HostError::bad_request(format!(
+            "the inputs up to inputs[{idx}] make {found}, and one request may make {wanted}: send \
+             fewer inputs in one request"
+        )))
+    }
+}
+
 /// How inputs become tokens.
 #[derive(Clone, Debug)]
 pub(super) struct Encoding {
@@ -332,10 +376,10 @@ fn defaults(model: &str, text: &ModelText, info: &TokenModelInfo) -> Defaults {
     }
     Defaults {
         bos_token_id: generation.bos_token_id,
-        eos_token_id: generation.eos_token_id.clone(),
+        eos_token_id: generation.eos_token_id.clone().into(),
         decoder_start_token_id: generation.decoder_start_token_id,
         forced_bos_token_id: generation.forced_bos_token_id,
-        forced_eos_token_id: generation.forced_eos_token_id.clone(),
+        forced_eos_token_id: generation.forced_eos_token_id.clone().into(),
         max_length: generation.max_length,
         max_new_tokens: generation.max_new_tokens,
         min_length: generation.min_length,
@@ -349,5 +393,30 @@ fn defaults(model: &str, text: &ModelText, info: &TokenModelInfo) -> Defaults {
         is_encoder_decoder: info.kind == ModelKind::EncoderDecoder,
         n_logits: info.n_logits,
         max_positions: info.max_positions,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_has_an_end() {
+        let check = |n_values_each: u32, n_inputs: usize, expect: Option<&str>| {
+            let mut budget = Budget::new(n_values_each);
+            let taken = (0..n_inputs).try_for_each(|idx| budget.take(idx, 512));
+            let found = taken.err().map(|error| error.to_string());
+            let is_same = match (&found, expect) {
+                (Some(found), Some(part)) => {
+                    found.contains(part) && found.contains("send fewer inputs")
+                }
+                (found, expect) => found.is_none() && expect.is_none(),
+            };
+            assert!(is_same, "{n_values_each} {n_inputs}: {found:?}");
+        };
+        check(0, 2048, None);
+        check(0, 2049, Some("inputs[2048] make 1049088 tokens, and one request may make 1048576"));
+        check(4096, 32, None);
+        check(4096, 33, Some("inputs[32] make 16896 tokens of 4096 values, 69206016 in all"));
     }
 }

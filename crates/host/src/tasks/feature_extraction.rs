@@ -5,7 +5,7 @@
 use drivetrain_artifacts::DecodeSpecial;
 use drivetrain_engine::{DefaultDecoderInput, EngineError, ModelKind};
 
-use super::context::{Encoding, Item, Prepared, TaskContext};
+use super::context::{Budget, Encoding, Item, Prepared, TaskContext};
 use super::{Features, TaskReply, TaskRequest};
 use crate::HostError;
 use crate::logits::Params;
@@ -22,6 +22,7 @@ pub(super) fn prepare(
         ModelKind::Decoder | ModelKind::Encoder => info.max_positions,
     };
     let how = Encoding::read(context, params, limit as usize)?;
+    let mut budget = Budget::new(info.dim);
     let mut works = Vec::with_capacity(request.inputs.len());
     let mut items = Vec::with_capacity(request.inputs.len());
     for (idx, text) in request.inputs.iter().enumerate() {
@@ -31,6 +32,7 @@ pub(super) fn prepare(
                 "inputs[{idx}] gives no tokens: give a text that is not empty"
             )));
         }
+        budget.take(idx, encoded.ids.len())?;
         items.push(Item { n_prompt_tokens: encoded.ids.len(), prompt: None });
         works.push(match info.kind {
             ModelKind::EncoderDecoder => {

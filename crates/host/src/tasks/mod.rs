@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 
-pub(crate) use context::{Prepared, TaskContext};
+pub(crate) use context::TaskContext;
 pub(crate) use text::ModelText;
 
 /// What a request asks of a model, by the names of transformers' pipelines.

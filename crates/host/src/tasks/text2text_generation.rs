@@ -1,6 +1,6 @@
 //! `text2text-generation`: what an encoder-decoder model says to each input.
 
-use super::context::{Encoding, Item, Prepared, TaskContext, decode_special};
+use super::context::{Budget, Encoding, Item, Prepared, TaskContext, decode_special};
 use super::{Task, TaskReply, TaskRequest};
 use crate::HostError;
 use crate::logits::{GenerationParams, Params};
@@ -18,6 +18,7 @@ pub(super) fn prepare(
     let start = start(context, params)?;
     // The decoder always starts with the start token alone.
     let rules = generation.rules(1)?;
+    let mut budget = Budget::new(0);
     let mut works = Vec::with_capacity(request.inputs.len());
     let mut items = Vec::with_capacity(request.inputs.len());
     for (idx, text) in request.inputs.iter().enumerate() {
@@ -27,6 +28,7 @@ pub(super) fn prepare(
                 "inputs[{idx}] gives no tokens: give a text that is not empty"
             )));
         }
+        budget.take(idx, encoder.len())?;
         items.push(Item { n_prompt_tokens: encoder.len(), prompt: None });
         let goal = Goal::Generate(rules.clone());
         works.push(Work { encoder, tokens: vec![start], token_types: Vec::new(), goal });

@@ -1,7 +1,7 @@
 //! `text-generation`: how a decoder-only model continues each input, as transformers' pipeline of
 //! that name: the reply has the prompt before the new text unless `return_full_text` is false.
 
-use super::context::{Encoding, Item, Prepared, Prompt, TaskContext, decode_special};
+use super::context::{Budget, Encoding, Item, Prepared, Prompt, TaskContext, decode_special};
 use super::{Generated, Task, TaskReply, TaskRequest};
 use crate::HostError;
 use crate::logits::{GenerationParams, Params};
@@ -14,18 +14,26 @@ pub(super) fn prepare(
 ) -> Result<(Vec<Work>, Prepared), HostError> {
     let generation = GenerationParams::read(params, &context.defaults)?;
     let limit = context.limits().info.max_positions as usize;
-    let mut how = Encoding::read(context, params, limit)?;
-    how.cut_limit = how.cut_limit.min(generation.prompt_room());
+    let how = Encoding::read(context, params, limit)?;
     let is_full_text = params.flag("return_full_text")?.unwrap_or(true);
     let special = decode_special(params)?;
+    let mut budget = Budget::new(0);
     let mut works = Vec::with_capacity(request.inputs.len());
     let mut items = Vec::with_capacity(request.inputs.len());
     for (idx, text) in request.inputs.iter().enumerate() {
         let ids = context.encode(idx, text, &how)?.ids;
         let n_prompt_tokens = ids.len();
+        if how.truncates && n_prompt_tokens >= limit {
+            return Err(HostError::bad_request(format!(
+                "inputs[{idx}] is cut to {n_prompt_tokens} tokens and model {} takes {limit}, new \
+                 ones included: shorten it, or set parameters.tokenize_kwargs.max_length lower",
+                context.model
+            )));
+        }
         let prompt = is_full_text.then(|| Prompt { text: text.clone(), ids: ids.clone() });
         // As `generate` without input: the start token stands for it, and is no part of the prompt.
         let tokens = if ids.is_empty() { vec![start(context, idx)?] } else { ids };
+        budget.take(idx, tokens.len())?;
         let rules = generation.rules(tokens.len())?;
         items.push(Item { n_prompt_tokens, prompt });
         let goal = Goal::Generate(rules);

@@ -121,11 +121,33 @@ async fn too_many_faults_in_a_row_fail_the_model() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_request_alone_does_not_fail_the_model() {
+    let served = serve(ModelKind::Decoder, "");
+    fail(&served, 0, Failure::Internal);
+    let error = served.model.submit(long()).await.unwrap_err();
+    assert!(matches!(error, HostError::Engine(_)), "{error:?}");
+    served.engine.book.lock().unwrap().fails_at = None;
+    assert!(served.model.submit(long()).await.is_ok());
+    // Unless the engine says itself that something is wrong, or another one fails as well.
+    let sick = serve(ModelKind::Decoder, "");
+    sick.engine.book.lock().unwrap().illness = Some(EngineError::internal("too hot"));
+    for served in [&served, &sick] {
+        fail(served, 0, Failure::Internal);
+        let _ = served.model.submit(long()).await.unwrap_err();
+        let _ = served.model.submit(long()).await.unwrap_err();
+        wait_until(|| matches!(served.model.status(), ModelStatus::Failed { .. }));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_silent_engine_is_unhealthy_until_it_speaks() {
     let served = serve(ModelKind::Decoder, "option.predict_timeout=1\n");
-    fail(&served, 0, Failure::Sleeps(2200));
+    // Shorter than 5 s is no silence, whatever predict_timeout says.
+    fail(&served, 0, Failure::Sleeps(6500));
     let error = served.model.submit(long()).await.unwrap_err();
     assert!(matches!(error, HostError::Timeout { .. }), "{error:?}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(served.model.status(), ModelStatus::Ready);
     wait_until(|| matches!(served.model.status(), ModelStatus::Unhealthy { .. }));
     served.engine.book.lock().unwrap().fails_at = None;
     wait_until(|| served.model.status() == ModelStatus::Ready);

@@ -26,6 +26,9 @@ impl RequestModel for Echo {
         let times = request.properties.iter().find(|(k, _)| *k == "times").map_or("1", |(_, v)| v);
         let (_, bytes) = request.content[0];
         assert_ne!(bytes, b"panic");
+        if bytes == b"sleep" {
+            std::thread::sleep(Duration::from_millis(6500));
+        }
         reply.head(201, "Made", &[("x", "y")]);
         for _ in 0..times.parse::<usize>().unwrap() {
             if !reply.frame(bytes) {
@@ -59,17 +62,68 @@ fn ask(text: &'static str, times: &str) -> RawRequest {
     }
 }
 
+/// A host with one model that echoes, which lives as long as the host does.
+async fn serve_echo(properties: &str, echo: EchoEngine) -> (Host, ModelHandle, TempDir) {
+    let cli = ServerOverrides { sagemaker_root: "/nonexistent".into(), ..Default::default() };
+    let (server, _) = ServerConfig::resolve(&cli, &Environment::default()).unwrap();
+    let registry = EngineRegistry::with(Arc::new(echo));
+    let host = Host::new(Arc::new(server), Environment::default(), registry);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("serving.properties"), properties).unwrap();
+    let model = host.load(&ModelSpec::at(dir.path().to_str().unwrap())).unwrap();
+    model.wait_ready().await.unwrap();
+    (host, model, dir)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_stops_calls_and_refuses_what_waits() {
+    let was_stopped = Arc::new(AtomicBool::new(false));
+    let (host, model, _dir) =
+        serve_echo("", EchoEngine(Arc::default(), Arc::clone(&was_stopped))).await;
+    let submit = |text: &'static str| {
+        let model = model.clone();
+        tokio::spawn(async move { model.submit_raw(ask(text, "1")).await })
+    };
+    // One reads nothing more, one shows no life, and one waits for both.
+    let mut unread = model.submit_raw(ask("ab", "1000000")).await.unwrap();
+    let stuck = submit("sleep");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let queued = submit("ab");
+    wait_until(|| host.n_requests() == 3);
+    let begun = Instant::now();
+    host.begin_drain(begun + Duration::from_millis(100));
+    assert!(matches!(queued.await.unwrap(), Err(HostError::ShuttingDown)));
+    wait_until(|| was_stopped.load(Ordering::SeqCst));
+    while let Some(frame) = unread.frames.next().await {
+        assert!(frame.is_ok());
+    }
+    drop(unread);
+    assert!(matches!(stuck.await.unwrap(), Err(HostError::ShuttingDown)));
+    host.drained().await;
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_without_a_sign_of_life_are_seen() {
+    let echo = EchoEngine(Arc::default(), Arc::default());
+    let (_host, model, _dir) = serve_echo("option.predict_timeout=1\n", echo).await;
+    let submit = || {
+        let model = model.clone();
+        tokio::spawn(async move { model.submit_raw(ask("sleep", "1")).await })
+    };
+    let calls = [submit(), submit()];
+    wait_until(|| matches!(model.status(), ModelStatus::Unhealthy { .. }));
+    wait_until(|| model.status() == ModelStatus::Ready);
+    for call in calls {
+        assert!(matches!(call.await.unwrap(), Err(HostError::Timeout { .. })));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_come_in_order_and_with_back_pressure() {
     let (n_sent, was_stopped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let engine = EchoEngine(Arc::clone(&n_sent), Arc::clone(&was_stopped));
-    let cli = ServerOverrides { sagemaker_root: "/nonexistent".into(), ..Default::default() };
-    let (server, _) = ServerConfig::resolve(&cli, &Environment::default()).unwrap();
-    let registry = EngineRegistry::with(Arc::new(engine));
-    let host = Host::new(Arc::new(server), Environment::default(), registry);
-    let dir = tempfile::tempdir().unwrap();
-    let model = host.load(&ModelSpec::at(dir.path().to_str().unwrap())).unwrap();
-    model.wait_ready().await.unwrap();
+    let (host, model, _dir) = serve_echo("", engine).await;
     assert!(model.is_request_model() && model.task().is_none());
 
     let mut reply = model.submit_raw(ask("ab", "3")).await.unwrap();

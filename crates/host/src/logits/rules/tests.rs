@@ -39,16 +39,16 @@ fn ngrams_do_not_come_twice() {
 #[test]
 fn bad_words_are_cut_off_before_their_last_token() {
     let bad_words = words(&[&[2], &[4, 5], &[7, 1], &[0], &[]]);
-    let rules = Rules { bad_words, eos: vec![0], ..Rules::default() };
+    let rules = Rules { bad_words, eos: [0].into(), ..Rules::default() };
     check(rules, &[3, 4], &[(2, INF), (5, INF)]);
 }
 
 #[test]
 fn no_end_before_the_least_length() {
-    let rules = |min_length| Rules { min_length, eos: vec![0, 3], ..Rules::default() };
+    let rules = |min_length| Rules { min_length, eos: [0, 3].into(), ..Rules::default() };
     check(rules(4), &[1, 2, 3], &[(0, INF), (3, INF)]);
     check(rules(3), &[1, 2, 3], &[]);
-    let rules = Rules { min_new_tokens: 2, n_prompt: 2, eos: vec![0], ..Rules::default() };
+    let rules = Rules { min_new_tokens: 2, n_prompt: 2, eos: [0].into(), ..Rules::default() };
     check(rules.clone(), &[1, 2, 3], &[(0, INF)]);
     check(rules, &[1, 2, 3, 3], &[]);
 }
@@ -61,14 +61,15 @@ fn the_first_and_the_last_can_be_forced() {
     let rules = Rules { forced_bos: Some(6), ..Rules::default() };
     check(rules.clone(), &[2], &only(&[6]));
     check(rules, &[2, 6], &[]);
-    let rules = Rules { forced_eos: vec![5, 1], max_length: 4, ..Rules::default() };
+    let rules = Rules { forced_eos: [5, 1].into(), max_length: 4, ..Rules::default() };
     check(rules.clone(), &[2, 3, 4], &only(&[5, 1]));
     check(rules, &[2, 3], &[]);
 }
 
 #[test]
 fn ends_gain_with_length() {
-    let rules = Rules { decay: Some((1, 1.3)), n_prompt: 2, eos: vec![0, 4], ..Rules::default() };
+    let rules =
+        Rules { decay: Some((1, 1.3)), n_prompt: 2, eos: [0, 4].into(), ..Rules::default() };
     check(rules.clone(), &[1, 2, 3, 3, 3], &[(0, -0.091_14), (4, 5.715_58)]);
     check(rules, &[1, 2, 3], &[]);
 }
@@ -92,7 +93,7 @@ fn all_together_in_order() {
         no_repeat_ngram: 2,
         bad_words: words(&[&[5]]),
         min_length: 9,
-        eos: vec![0],
+        eos: [0].into(),
         decay: Some((0, 1.5)),
         n_prompt: 1,
         suppress: [7].into(),
