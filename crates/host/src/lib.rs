@@ -14,9 +14,11 @@
 #![forbid(unsafe_code)]
 
 mod activity;
+mod constraint;
 mod error;
 #[cfg(test)]
 mod fake;
+mod generate;
 mod host;
 mod logits;
 mod memory;
@@ -25,9 +27,14 @@ mod raw;
 mod registry;
 mod scheduler;
 mod tasks;
+mod text;
 
 pub use drivetrain_engine::{EngineError, ErrorKind, OpenEngineError};
 pub use error::HostError;
+pub use generate::{
+    Chat, Completion, Event, GenerateRequest, Generation, Naming, Prompt, PromptInfo, StopCause,
+    TokenDetail, TopToken,
+};
 pub use host::Host;
 pub use model::{ModelHandle, ModelStatus};
 pub use raw::{RawFrames, RawHead, RawReply, RawRequest};

@@ -5,11 +5,15 @@
 //! decoder: for a decoder-only model the prompt's and the new ones, for an encoder-decoder model
 //! the start token and the new ones.
 
+mod beams;
 mod params;
 mod rules;
+mod sampling;
 
+pub(crate) use beams::{BeamParams, EarlyStopping};
 pub(crate) use params::{Defaults, GenerationParams, Params};
 pub(crate) use rules::{Rules, Scratch};
+pub(crate) use sampling::Sampling;
 
 use drivetrain_engine::TokenId;
 

@@ -9,6 +9,7 @@ mod services;
 mod sink;
 mod token_worker;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,14 +22,16 @@ use drivetrain_engine::{EngineError, EngineInfo, TokenModelInfo};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::activity::Activity;
+use crate::generate::{GenerateRequest, Generation, Pipe, Term};
 use crate::scheduler::{Job, Outcome};
 use crate::tasks::TaskContext;
 use crate::{HostError, RawFrames, RawReply, RawRequest, Task, TaskReply, TaskRequest};
-use inbox::{Inbox, Place, Refusal};
+use inbox::{Inbox, Refusal};
 use lifecycle::Lifecycle;
 use request_pool::{FRAMES_AHEAD, RawJob, panic_text};
 use sink::WholeSink;
 
+pub(crate) use inbox::Place;
 pub use lifecycle::ModelStatus;
 pub(crate) use load::{LoadInputs, spawn};
 
@@ -176,7 +179,7 @@ impl ModelHandle {
         place.widen(works.len()).map_err(|refusal| self.refused(refusal, inbox))?;
         let (sender, receiver) = oneshot::channel();
         let sink = Box::new(WholeSink::new(works.len(), place, sender));
-        let job = Job { works, sink, submitted, deadline };
+        let job = Job { works, sink, priority: 0, submitted, deadline };
         inbox.push(job).map_err(|_| self.0.lifecycle.lost())?;
         let outcomes = self.in_time(term, self.answer(receiver)).await?;
         let n_tokens = outcomes.iter().map(Outcome::n_new_tokens).sum::<usize>();
@@ -187,6 +190,39 @@ impl ModelHandle {
         } else {
             guarded(reply)
         }
+    }
+
+    /// Generates text for the request's prompts. Dropping the generation cancels the work at the
+    /// next step. To be awaited in a tokio runtime with its timer.
+    ///
+    /// # Errors
+    /// Any of the request's, the moment's or the engine's; see [`HostError`].
+    pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, HostError> {
+        let guard = self.0.activity.enter()?;
+        self.0.lifecycle.check_ready()?;
+        let Some(Door::Token { inbox, tasks }) = self.0.door.get() else {
+            return Err(self.wrong_kind("answers whole requests itself and has no task"));
+        };
+        let submitted = Instant::now();
+        let mut place = self.reserve(inbox)?;
+        let deadline = self.deadline(submitted, request.deadline);
+        let priority = request.priority;
+        let (works, prompts, streams) = tasks.prepare_generation(request)?;
+        place.widen(works.len()).map_err(|refusal| self.refused(refusal, inbox))?;
+        let (pipe, sink) = Pipe::new(place);
+        let job = Job { works, sink: Box::new(sink), priority, submitted, deadline };
+        inbox.push(job).map_err(|_| self.0.lifecycle.lost())?;
+        Ok(Generation {
+            pipe,
+            texts: vec![String::new(); prompts.len()],
+            prompts,
+            tasks: Arc::clone(tasks),
+            streams,
+            ready: VecDeque::new(),
+            term: Term { submitted, deadline },
+            guard,
+            is_over: false,
+        })
     }
 
     /// Hands the request to a model that answers itself. The reply comes as soon as its head is
@@ -317,13 +353,6 @@ impl fmt::Debug for ModelHandle {
             .field("status", &self.status())
             .finish_non_exhaustive()
     }
-}
-
-/// When a request came, and when it is of no use any more.
-#[derive(Clone, Copy, Debug)]
-struct Term {
-    submitted: Instant,
-    deadline: Instant,
 }
 
 /// Runs `work`; a panic becomes an error.

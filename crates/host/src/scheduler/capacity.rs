@@ -48,8 +48,10 @@ impl Limits {
             return Cache::default();
         }
         let n_tokens = match &work.goal {
-            Goal::Hidden => work.tokens.len(),
-            Goal::Generate(rules) => rules.max_length.saturating_sub(1).max(work.tokens.len()),
+            Goal::Hidden(_) => work.tokens.len(),
+            Goal::Generate(generate) => {
+                generate.rules.max_length.saturating_sub(1).max(work.tokens.len())
+            }
         } as u64;
         let rounded = n_tokens
             .checked_next_multiple_of(u64::from(self.info.kv_block_tokens.max(1)))

@@ -40,7 +40,9 @@ use pass::{Call, Pass};
 use sequence::Sequence;
 
 pub(crate) use capacity::Limits;
-pub(crate) use work::{Goal, Job, Outcome, Sink, Work};
+pub(crate) use work::{
+    Choice, Generate, Goal, Job, NewToken, Outcome, Report, Scored, Search, Sink, Work,
+};
 
 /// What a step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use drivetrain_engine::{EngineError, ErrorKind, ModelKind, TokenModel, Wanted};
 
 use super::pass::{Call, RowCursor};
-use super::{Calls, Scheduler};
+use super::{Calls, NewToken, Scheduler, Scored};
 use crate::HostError;
 
 impl Scheduler {
@@ -138,7 +138,9 @@ impl Scheduler {
             Ok(Some(id)) => {
                 calls.n_good += 1;
                 if let Some(entry) = self.jobs.get_mut(&sequence.job) {
-                    entry.sink.token(sequence.item, id);
+                    let token = Scored { id, logprob: f32::NAN };
+                    entry.sink.token(sequence.item, 0, &NewToken { token, top: &[] });
+                    entry.sink.flush();
                 }
             }
             Err(error) => self.blame(idx, error, calls),

@@ -6,7 +6,7 @@ use crate::FinishReason;
 use crate::logits::{Rules, Scratch, arg_max};
 use crate::scheduler::capacity::Cache;
 use crate::scheduler::pass::Piece;
-use crate::scheduler::work::{Goal, Outcome, Work};
+use crate::scheduler::work::{Choice, Goal, Outcome, Work};
 
 /// A sequence, waiting or running.
 #[derive(Debug)]
@@ -32,15 +32,15 @@ pub(crate) struct Sequence {
 
 #[derive(Debug)]
 enum State {
-    Hidden { values: Vec<f32> },
+    Hidden { wanted: Wanted, values: Vec<f32> },
     Generate { rules: Rules },
 }
 
 impl Sequence {
     pub(crate) fn new(id: SeqId, job: u64, item: usize, needs: Cache, work: Work) -> Self {
         let state = match work.goal {
-            Goal::Hidden => State::Hidden { values: Vec::new() },
-            Goal::Generate(rules) => State::Generate { rules },
+            Goal::Hidden(wanted) => State::Hidden { wanted, values: Vec::new() },
+            Goal::Generate(generate) => State::Generate { rules: generate.rules },
         };
         Self {
             id,
@@ -88,7 +88,7 @@ impl Sequence {
     pub(crate) fn piece(&self, n_tokens: usize) -> Piece<'_> {
         let range = self.n_done..self.n_done + n_tokens;
         let wanted = match self.state {
-            State::Hidden { .. } => Wanted::Hidden,
+            State::Hidden { wanted, .. } => wanted,
             State::Generate { .. } if range.end == self.tokens.len() => Wanted::LastLogits,
             State::Generate { .. } => Wanted::Nothing,
         };
@@ -120,7 +120,7 @@ impl Sequence {
         self.n_done += segment.n_tokens as usize;
         let is_through = self.n_to_run() == 0;
         match &mut self.state {
-            State::Hidden { values } => {
+            State::Hidden { values, .. } => {
                 if values.is_empty() && !is_through {
                     values.reserve_exact(
                         hidden.len() / segment.n_tokens as usize * self.tokens.len(),
@@ -129,7 +129,7 @@ impl Sequence {
                 values.extend_from_slice(hidden);
                 if is_through {
                     let values = std::mem::take(values);
-                    self.outcome = Some(Outcome::Hidden { n_tokens: self.n_done, values });
+                    self.outcome = Some(Outcome::Hidden { n_rows: self.n_done, values });
                 }
                 Ok(None)
             }
@@ -176,7 +176,9 @@ impl Sequence {
     fn finish(&mut self, finish: FinishReason) {
         if let State::Generate { rules } = &self.state {
             let n_prompt = rules.n_prompt.min(self.tokens.len());
-            self.outcome = Some(Outcome::Tokens { ids: self.tokens.split_off(n_prompt), finish });
+            let ids = self.tokens.split_off(n_prompt);
+            let choice = Choice { ids, finish, stop: None, score: None, logprob: 0.0 };
+            self.outcome = Some(Outcome::Generated(vec![choice]));
         }
     }
 }

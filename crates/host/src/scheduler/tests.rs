@@ -38,8 +38,8 @@ impl Sink for TestSink {
     fn started(&mut self) {
         self.0.lock().unwrap().n_started += 1;
     }
-    fn token(&mut self, item: usize, id: u32) {
-        self.0.lock().unwrap().tokens[item].push(id);
+    fn token(&mut self, item: usize, _: usize, new: &NewToken<'_>) {
+        self.0.lock().unwrap().tokens[item].push(new.token.id);
     }
     fn finished(&mut self, item: usize, outcome: Outcome) {
         let old = self.0.lock().unwrap().outcomes[item].replace(outcome);
@@ -63,19 +63,25 @@ fn generate(encoder: &[u32], tokens: &[u32], max_new: usize) -> Work {
         eos: [0].into(),
         ..Rules::default()
     };
-    let goal = Goal::Generate(rules);
+    let goal = Goal::Generate(Box::new(Generate { rules, ..Generate::default() }));
     Work { encoder: encoder.to_vec(), tokens: tokens.to_vec(), token_types: Vec::new(), goal }
+}
+
+/// One choice of these tokens.
+fn said(ids: Vec<u32>, finish: FinishReason) -> Outcome {
+    Outcome::Generated(vec![Choice { ids, finish, stop: None, score: None, logprob: 0.0 }])
 }
 
 /// What the engine says to `work` if it is alone.
 fn expected(work: &Work) -> Outcome {
     match &work.goal {
-        Goal::Hidden => {
+        Goal::Hidden(_) => {
             let n_tokens = work.tokens.len();
             let rows = (1..=n_tokens).flat_map(|n| hidden(&work.encoder, &work.tokens[..n]));
-            Outcome::Hidden { n_tokens, values: rows.collect() }
+            Outcome::Hidden { n_rows: n_tokens, values: rows.collect() }
         }
-        Goal::Generate(rules) => {
+        Goal::Generate(generate) => {
+            let rules = &generate.rules;
             let mut tokens = work.tokens.clone();
             let finish = loop {
                 let id = next_token(&work.encoder, &tokens);
@@ -87,7 +93,7 @@ fn expected(work: &Work) -> Outcome {
                     break FinishReason::Length;
                 }
             };
-            Outcome::Tokens { ids: tokens.split_off(rules.n_prompt), finish }
+            said(tokens.split_off(rules.n_prompt), finish)
         }
     }
 }
@@ -124,7 +130,7 @@ impl Bench {
         works.iter().for_each(|work| self.scheduler.limits.check(work).unwrap());
         let sink = Box::new(TestSink(Arc::clone(&watch)));
         let deadline = self.now + limit;
-        self.scheduler.push(Job { works, sink, submitted: self.now, deadline });
+        self.scheduler.push(Job { works, sink, priority: 0, submitted: self.now, deadline });
         watch
     }
 
@@ -158,8 +164,8 @@ fn check_done(watch: &Watch, works: &[Work]) {
     for (idx, work) in works.iter().enumerate() {
         let outcome = seen.outcomes[idx].as_ref().unwrap();
         assert_eq!(*outcome, expected(work));
-        if let Outcome::Tokens { ids, .. } = outcome {
-            assert_eq!(*ids, seen.tokens[idx]);
+        if let Outcome::Generated(choices) = outcome {
+            assert_eq!(choices[0].ids, seen.tokens[idx]);
         }
     }
 }
@@ -331,11 +337,12 @@ fn a_drain_cuts_generations_off_with_what_they_have() {
     bench.scheduler.drain(bench.now);
     bench.step();
     let seen = begun.lock().unwrap();
-    let Some(Outcome::Tokens { ids, finish: FinishReason::Shutdown }) = &seen.outcomes[0] else {
+    let Some(Outcome::Generated(choices)) = &seen.outcomes[0] else {
         panic!("{seen:?}");
     };
-    assert_eq!(ids.len(), 2);
-    let nothing = Outcome::Tokens { ids: Vec::new(), finish: FinishReason::Shutdown };
+    assert_eq!(choices[0].finish, FinishReason::Shutdown);
+    assert_eq!(choices[0].ids.len(), 2);
+    let nothing = said(Vec::new(), FinishReason::Shutdown);
     assert_eq!(seen.outcomes[1], Some(nothing));
     for watch in [features, queued] {
         assert!(matches!(&errors(&watch)[..], [HostError::ShuttingDown]));
@@ -352,10 +359,11 @@ fn a_drain_leaves_no_step_that_would_end_too_late() {
     bench.scheduler.took(Duration::from_secs(2));
     bench.step();
     let seen = watch.lock().unwrap();
-    let Some(Outcome::Tokens { ids, finish: FinishReason::Shutdown }) = &seen.outcomes[0] else {
+    let Some(Outcome::Generated(choices)) = &seen.outcomes[0] else {
         panic!("{seen:?}");
     };
-    assert_eq!(ids.len(), 1);
+    assert_eq!(choices[0].finish, FinishReason::Shutdown);
+    assert_eq!(choices[0].ids.len(), 1);
     bench.check_clean();
 }
 

@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
-use drivetrain_engine::TokenId;
+use drivetrain_engine::{TokenId, Wanted};
 
-use crate::logits::Rules;
+use crate::constraint::Constraint;
+use crate::logits::{BeamParams, Rules, Sampling};
+use crate::text::StopWatch;
 use crate::{FinishReason, HostError};
 
-/// One sequence's worth of work.
+/// One sequence's worth of work: an input and what is to become of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Work {
     /// What the encoder of an encoder-decoder model reads; empty for other models.
@@ -23,26 +25,106 @@ pub(crate) struct Work {
 impl Work {
     /// Hidden states of an input without an encoder beside it.
     pub(crate) fn hidden(tokens: Vec<TokenId>, token_types: Vec<u32>) -> Self {
-        Self { encoder: Vec::new(), tokens, token_types, goal: Goal::Hidden }
+        Self { encoder: Vec::new(), tokens, token_types, goal: Goal::Hidden(Wanted::Hidden) }
     }
 }
 
-/// What becomes of a sequence.
+/// What becomes of an input.
 #[derive(Clone, Debug)]
 pub(crate) enum Goal {
-    /// The hidden states of its tokens.
-    Hidden,
-    /// New tokens, by these rules.
-    Generate(Rules),
+    /// Its hidden states, row by row ([`Wanted::Hidden`]) or pooled to one row.
+    Hidden(Wanted),
+    /// New tokens.
+    Generate(Box<Generate>),
 }
 
-/// What became of a sequence.
+/// How tokens are generated.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Generate {
+    /// What is done to the scores before a token is chosen, and the lengths and tokens that end it.
+    pub(crate) rules: Rules,
+    /// How tokens are chosen.
+    pub(crate) search: Search,
+    /// What is told of the tokens beside their ids.
+    pub(crate) report: Report,
+    /// Looks for stop strings; a copy for each choice.
+    pub(crate) stops: Option<StopWatch>,
+    /// What the text has to follow; a copy for each choice.
+    pub(crate) constraint: Option<Constraint>,
+    /// Most tokens proposed at once by looking the last ones up in the text so far; 0 for none.
+    pub(crate) n_lookup: usize,
+    /// Longest run of last tokens that is looked up.
+    pub(crate) lookup_ngram: usize,
+}
+
+/// How tokens are chosen.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Search {
+    /// The likeliest.
+    #[default]
+    Greedy,
+    /// Drawn: `n` choices, each with a stream of random numbers of its own, of which number
+    /// `position` decides the token at that position. So a draw depends on nothing else.
+    Sample {
+        /// What is drawn from.
+        sampling: Sampling,
+        /// What the random numbers follow from, together with the choice's number.
+        seed: u64,
+        /// Choices; at least 1.
+        n: usize,
+    },
+    /// Beam search.
+    Beams(Box<BeamParams>),
+}
+
+/// What is told of the tokens beside their ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// The log-probability of each new token under the model, before any rule.
+    pub(crate) logprobs: bool,
+    /// How many of the likeliest tokens are told at each place.
+    pub(crate) n_top: usize,
+    /// The same for the prompt's tokens but the first: how many of the likeliest, beside itself.
+    pub(crate) prompt: Option<usize>,
+}
+
+/// A token with its log-probability under the model, before any rule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Scored {
+    pub(crate) id: TokenId,
+    pub(crate) logprob: f32,
+}
+
+/// A new token on its way out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewToken<'a> {
+    /// The token; its log-probability is NaN unless it was asked for.
+    pub(crate) token: Scored,
+    /// The likeliest, best first; empty unless asked for.
+    pub(crate) top: &'a [Scored],
+}
+
+/// What became of an input.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Outcome {
-    /// Hidden states `[n_tokens, dim]`, row-major.
-    Hidden { n_tokens: usize, values: Vec<f32> },
-    /// The new tokens.
-    Tokens { ids: Vec<TokenId>, finish: FinishReason },
+    /// Hidden states `[n_rows, dim]`, row-major.
+    Hidden { n_rows: usize, values: Vec<f32> },
+    /// The choices: one, `n`, or the best of the beams, best first.
+    Generated(Vec<Choice>),
+}
+
+/// One answer to an input.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Choice {
+    /// The new tokens, an end token included.
+    pub(crate) ids: Vec<TokenId>,
+    pub(crate) finish: FinishReason,
+    /// The stop string that ended it, by its place in the list.
+    pub(crate) stop: Option<usize>,
+    /// A beam's score: its log-probability over its length to the power of the length penalty.
+    pub(crate) score: Option<f32>,
+    /// The log-probability of all new tokens; 0 unless log-probabilities were asked for.
+    pub(crate) logprob: f64,
 }
 
 impl Outcome {
@@ -50,17 +132,19 @@ impl Outcome {
     pub(crate) fn n_new_tokens(&self) -> usize {
         match self {
             Self::Hidden { .. } => 0,
-            Self::Tokens { ids, .. } => ids.len(),
+            Self::Generated(choices) => choices.iter().map(|choice| choice.ids.len()).sum(),
         }
     }
 }
 
-/// A request's sequences, and where their outcomes go.
+/// A request's inputs, and where their outcomes go.
 pub(crate) struct Job {
     /// One for each input, in order; at least one.
     pub(crate) works: Vec<Work>,
     /// Where the outcomes go.
     pub(crate) sink: Box<dyn Sink>,
+    /// Jobs of a higher one come first.
+    pub(crate) priority: i32,
     /// When it came.
     pub(crate) submitted: Instant,
     /// When it is of no use any more.
@@ -80,12 +164,32 @@ pub(crate) trait Sink: Send {
         true
     }
 
-    /// The last of the job's sequences left the queue.
+    /// The last of the job's inputs left the queue.
     fn started(&mut self) {}
 
-    /// A new token of the item's.
-    fn token(&mut self, item: usize, id: TokenId) {
-        let _ = (item, id);
+    /// What [`Report::prompt`] asked for: for each token of the prompt but the first, in order, its
+    /// own score and the likeliest. Comes before the item's first token, all at once.
+    fn prompt(&mut self, item: usize, tokens: Vec<(Scored, Vec<Scored>)>) {
+        let _ = (item, tokens);
+    }
+
+    /// A new token of one of the item's choices. Beam search says none.
+    fn token(&mut self, item: usize, choice: usize, token: &NewToken<'_>) {
+        let _ = (item, choice, token);
+    }
+
+    /// A step is over in which tokens were said: whoever reads them may be woken.
+    fn flush(&mut self) {}
+
+    /// One of the item's choices has ended while others go on; what it is comes with `finished`.
+    fn choice_finished(
+        &mut self,
+        item: usize,
+        choice: usize,
+        finish: FinishReason,
+        stop: Option<usize>,
+    ) {
+        let _ = (item, choice, finish, stop);
     }
 
     /// An item is done.

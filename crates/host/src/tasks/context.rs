@@ -1,6 +1,6 @@
 //! A loaded model's task: what turns requests into work and outcomes into replies.
 
-use drivetrain_artifacts::{DecodeSpecial, JsonFile, SpecialTokens};
+use drivetrain_artifacts::{DecodeSpecial, DecodeStream, JsonFile, SpecialTokens};
 use drivetrain_engine::{EngineError, ModelKind, TokenModelInfo};
 use serde_json::Value;
 
@@ -8,8 +8,9 @@ use super::text::{self, Encoded, ModelText, Text};
 use super::{Generated, Task, TaskReply, TaskRequest};
 use super::{feature_extraction, summarization, text_generation, text2text_generation};
 use crate::HostError;
+use crate::generate::{self, GenerateRequest, PromptInfo};
 use crate::logits::{Defaults, Params};
-use crate::scheduler::{Limits, Outcome, Work};
+use crate::scheduler::{Choice, Limits, Outcome, Work};
 
 /// Most tokens of one request's inputs, all together: a body of few bytes may hold many inputs.
 const MAX_TOKENS: usize = 1 << 20;
@@ -109,6 +110,35 @@ impl TaskContext {
         Ok((works, prepared))
     }
 
+    /// The model's name.
+    pub(crate) fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Turns a request for generated text into work the model can do.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub(crate) fn prepare_generation(
+        &self,
+        request: GenerateRequest,
+    ) -> Result<(Vec<Work>, Vec<PromptInfo>, Vec<DecodeStream>), HostError> {
+        let texts = request.prompts.into_iter().map(|prompt| match prompt {
+            generate::Prompt::Text(text) => Ok(text),
+            _ => Err(HostError::bad_request("only text prompts")),
+        });
+        let inputs = texts.collect::<Result<Vec<String>, HostError>>()?;
+        let request =
+            TaskRequest { id: request.id, inputs, parameters: request.parameters, deadline: None };
+        let (works, prepared) = self.prepare(&request)?;
+        let infos = works.iter().zip(request.inputs).map(|(work, text)| {
+            let ids = if work.encoder.is_empty() { &work.tokens } else { &work.encoder };
+            PromptInfo { text, ids: ids.clone() }
+        });
+        let streams = works.iter().map(|_| self.text.stream(prepared.special)).collect();
+        Ok((works.clone(), infos.collect(), streams))
+    }
+
     /// Turns outcomes, one an input in order, into the reply.
     ///
     /// # Errors
@@ -143,8 +173,11 @@ impl TaskContext {
         item: &Item,
         outcome: Outcome,
     ) -> Result<Generated, HostError> {
-        let Outcome::Tokens { ids, finish } = outcome else {
+        let Outcome::Generated(choices) = outcome else {
             return Err(EngineError::internal("a generation ended in hidden states").into());
+        };
+        let Some(Choice { ids, finish, .. }) = choices.into_iter().next() else {
+            return Err(EngineError::internal("a generation ended without a choice").into());
         };
         Ok(Generated {
             text: self.decode(prepared, &ids)?,

@@ -3,7 +3,7 @@
 //! is the decoder's, over the input that the model's class makes of the encoder's.
 
 use drivetrain_artifacts::DecodeSpecial;
-use drivetrain_engine::{DefaultDecoderInput, EngineError, ModelKind};
+use drivetrain_engine::{DefaultDecoderInput, EngineError, ModelKind, Wanted};
 
 use super::context::{Budget, Encoding, Item, Prepared, TaskContext};
 use super::{Features, TaskReply, TaskRequest};
@@ -37,7 +37,8 @@ pub(super) fn prepare(
         works.push(match info.kind {
             ModelKind::EncoderDecoder => {
                 let tokens = decoder_input(context, &encoded.ids)?;
-                Work { encoder: encoded.ids, tokens, token_types: Vec::new(), goal: Goal::Hidden }
+                let goal = Goal::Hidden(Wanted::Hidden);
+                Work { encoder: encoded.ids, tokens, token_types: Vec::new(), goal }
             }
             ModelKind::Decoder => Work::hidden(encoded.ids, Vec::new()),
             ModelKind::Encoder => {
@@ -76,10 +77,10 @@ fn decoder_input(context: &TaskContext, ids: &[u32]) -> Result<Vec<u32>, HostErr
 
 pub(super) fn reply(dim: u32, outcomes: Vec<Outcome>) -> Result<TaskReply, HostError> {
     let features = outcomes.into_iter().map(|outcome| match outcome {
-        Outcome::Hidden { n_tokens, values } => {
-            Ok(Features { n_tokens, dim: dim as usize, values })
+        Outcome::Hidden { n_rows, values } => {
+            Ok(Features { n_tokens: n_rows, dim: dim as usize, values })
         }
-        Outcome::Tokens { .. } => {
+        Outcome::Generated(_) => {
             Err(EngineError::internal("feature-extraction ended in tokens").into())
         }
     });

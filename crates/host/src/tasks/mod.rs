@@ -173,6 +173,8 @@ impl Generated {
 pub enum FinishReason {
     /// The model said an end token.
     EndToken,
+    /// The text came to a stop string, or followed its grammar to the end.
+    Stop,
     /// The length limit was reached.
     Length,
     /// The server is shutting down; the text is what there was by then.
@@ -180,10 +182,11 @@ pub enum FinishReason {
 }
 
 impl FinishReason {
-    /// The name used in replies: `eos_token`, `length`, `shutdown`.
+    /// The name used in replies: `eos_token`, `stop_sequence`, `length`, `shutdown`.
     pub fn name(self) -> &'static str {
         match self {
             Self::EndToken => "eos_token",
+            Self::Stop => "stop_sequence",
             Self::Length => "length",
             Self::Shutdown => "shutdown",
         }

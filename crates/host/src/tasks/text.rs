@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use drivetrain_artifacts::{
-    DecodeSpecial, Encoding, GenerationConfig, ModelConfig, ModelDir, SpecialTokens, Tokenizer,
+    DecodeSpecial, DecodeStream, Encoding, GenerationConfig, ModelConfig, ModelDir, SpecialTokens,
+    Tokenizer,
 };
 
 use crate::HostError;
@@ -15,6 +16,9 @@ pub(crate) trait Text: Send + Sync {
 
     /// The text of `ids`.
     fn decode(&self, ids: &[u32], special: DecodeSpecial) -> Result<String, HostError>;
+
+    /// Decodes one token after another.
+    fn stream(&self, special: DecodeSpecial) -> DecodeStream;
 
     /// The length the tokenizer cuts to where it is told to cut, if it knows one.
     fn max_length(&self) -> Option<usize>;
@@ -34,6 +38,10 @@ impl Text for Tokenizer {
 
     fn decode(&self, ids: &[u32], special: DecodeSpecial) -> Result<String, HostError> {
         Ok(Self::decode(self, ids, special)?)
+    }
+
+    fn stream(&self, special: DecodeSpecial) -> DecodeStream {
+        self.stream_with(special)
     }
 
     fn max_length(&self) -> Option<usize> {

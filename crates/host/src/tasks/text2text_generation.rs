@@ -4,7 +4,7 @@ use super::context::{Budget, Encoding, Item, Prepared, TaskContext, decode_speci
 use super::{Task, TaskReply, TaskRequest};
 use crate::HostError;
 use crate::logits::{GenerationParams, Params};
-use crate::scheduler::{Goal, Outcome, Work};
+use crate::scheduler::{Generate, Goal, Outcome, Work};
 
 pub(super) fn prepare(
     context: &TaskContext,
@@ -30,7 +30,8 @@ pub(super) fn prepare(
         }
         budget.take(idx, encoder.len())?;
         items.push(Item { n_prompt_tokens: encoder.len(), prompt: None });
-        let goal = Goal::Generate(rules.clone());
+        let goal =
+            Goal::Generate(Box::new(Generate { rules: rules.clone(), ..Generate::default() }));
         works.push(Work { encoder, tokens: vec![start], token_types: Vec::new(), goal });
     }
     Ok((works, Prepared { items, special, is_full_text: false }))

@@ -5,7 +5,7 @@ use super::context::{Budget, Encoding, Item, Prepared, Prompt, TaskContext, deco
 use super::{Generated, Task, TaskReply, TaskRequest};
 use crate::HostError;
 use crate::logits::{GenerationParams, Params};
-use crate::scheduler::{Goal, Outcome, Work};
+use crate::scheduler::{Generate, Goal, Outcome, Work};
 
 pub(super) fn prepare(
     context: &TaskContext,
@@ -36,7 +36,7 @@ pub(super) fn prepare(
         budget.take(idx, tokens.len())?;
         let rules = generation.rules(tokens.len())?;
         items.push(Item { n_prompt_tokens, prompt });
-        let goal = Goal::Generate(rules);
+        let goal = Goal::Generate(Box::new(Generate { rules, ..Generate::default() }));
         works.push(Work { encoder: Vec::new(), tokens, token_types: Vec::new(), goal });
     }
     Ok((works, Prepared { items, special, is_full_text }))

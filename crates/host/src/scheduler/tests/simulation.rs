@@ -39,7 +39,8 @@ fn arrival(kind: ModelKind) -> impl Strategy<Value = Arrival> {
         .prop_map(|(at, mut works, cancelled_at, limit_ms, is_poisoned)| {
             if is_poisoned {
                 works[0].tokens.push(POISON);
-                if let Goal::Generate(rules) = &mut works[0].goal {
+                if let Goal::Generate(generate) = &mut works[0].goal {
+                    let rules = &mut generate.rules;
                     rules.n_prompt += 1;
                     rules.max_length += 1;
                 }
