@@ -1,6 +1,44 @@
 //! What a text has to follow, a token at a time: JSON schemas, regular expressions, choices.
 
 use drivetrain_engine::{EngineError, TokenId};
+use serde_json::Value;
+
+use crate::HostError;
+
+/// What a text has to follow, as a request says it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Grammar {
+    /// Some JSON object.
+    JsonObject,
+    /// JSON that keeps to a schema.
+    JsonSchema(Value),
+    /// A regular expression, over the whole text.
+    Regex(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+    /// A grammar in llguidance's form of Lark.
+    Lark(String),
+}
+
+/// What makes constraints for one model: its vocabulary as bytes, worked out when the first request
+/// needs it.
+#[derive(Debug, Default)]
+pub(crate) struct Grammars {}
+
+impl Grammars {
+    /// A constraint to follow `grammar` from the first new token.
+    ///
+    /// # Errors
+    /// `BadRequest` if the grammar is wrong or too large; `field` is what the client calls it.
+    pub(crate) fn constraint(
+        &self,
+        grammar: &Grammar,
+        field: &str,
+    ) -> Result<Constraint, HostError> {
+        let _ = (grammar, field);
+        Err(HostError::bad_request("no grammars"))
+    }
+}
 
 /// Where one choice stands in its grammar.
 #[derive(Clone, Debug)]

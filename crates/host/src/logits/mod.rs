@@ -6,14 +6,16 @@
 //! the start token and the new ones.
 
 mod beams;
+mod logprobs;
 mod params;
 mod rules;
 mod sampling;
 
-pub(crate) use beams::{BeamParams, EarlyStopping};
+pub(crate) use beams::{BeamParams, BeamSearch, EarlyStopping};
+pub(crate) use logprobs::LogSoftmax;
 pub(crate) use params::{Defaults, GenerationParams, Params};
 pub(crate) use rules::{Rules, Scratch};
-pub(crate) use sampling::Sampling;
+pub(crate) use sampling::{DrawKey, Sampling};
 
 use drivetrain_engine::TokenId;
 

@@ -6,7 +6,9 @@ use drivetrain_engine::TokenId;
 use serde_json::{Map, Value};
 
 use crate::HostError;
+use crate::constraint::Grammar;
 use crate::logits::Rules;
+use crate::scheduler::Generate;
 
 /// New tokens where neither the request nor the model says how many.
 const DEFAULT_NEW_TOKENS: usize = 20;
@@ -324,6 +326,38 @@ impl GenerationParams {
         let min_new_tokens = self.min_new_tokens.unwrap_or(0) as usize;
         let rules = self.rules.clone();
         Ok(Rules { n_prompt, max_length: capped, min_length, min_new_tokens, ..rules })
+    }
+}
+
+impl GenerationParams {
+    /// How tokens are generated for an input whose decoder starts with `n_prompt` ids; without stop
+    /// strings and grammar, which need the tokenizer.
+    ///
+    /// # Errors
+    /// As [`Self::rules`].
+    pub(crate) fn generate(&self, n_prompt: usize) -> Result<Generate, HostError> {
+        Ok(Generate { rules: self.rules(n_prompt)?, ..Generate::default() })
+    }
+
+    /// The stop strings; none of them is empty.
+    pub(crate) fn stop_strings(&self) -> Arc<[String]> {
+        Arc::default()
+    }
+
+    /// What the text has to follow, and what the client calls that parameter.
+    pub(crate) fn grammar(&self) -> Option<(&Grammar, &str)> {
+        None
+    }
+
+    /// How many choices are given of those that are generated: the likeliest, if they are fewer
+    /// (`best_of` above `n`).
+    pub(crate) fn n_kept(&self) -> usize {
+        1
+    }
+
+    /// Whether a stop string stays in the text it ends (`include_stop_str_in_output`).
+    pub(crate) fn keeps_stop(&self) -> bool {
+        false
     }
 }
 

