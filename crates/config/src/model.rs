@@ -107,6 +107,12 @@ pub struct Batching {
     pub max_sequences: Sourced<NonZeroU32>,
     /// `max_rolling_batch_prefill_tokens`: most prompt tokens of one step, if limited.
     pub max_prefill_tokens: Option<Sourced<NonZeroU32>>,
+    /// `enable_prefix_caching`: whether what prompts begin with is kept for requests to come.
+    pub keeps_prefixes: Sourced<bool>,
+    /// `prompt_lookup_num_tokens`: most tokens looked up in the text and checked in one step.
+    pub lookup_tokens: Sourced<u32>,
+    /// `max_matching_ngram_size`: the longest run of last tokens that is looked up.
+    pub lookup_ngram: Sourced<NonZeroU32>,
 }
 
 /// How many workers a model has, and where.

@@ -33,6 +33,7 @@ pub(crate) struct Book {
     /// Forward call, counted from 0, from which on the engine fails so.
     pub(crate) fails_at: Option<(usize, Failure)>,
     pub(crate) n_released: usize,
+    pub(crate) n_forks: usize,
     /// What `health` says.
     pub(crate) illness: Option<EngineError>,
 }
@@ -58,10 +59,30 @@ pub(crate) struct Fake {
     n_alive: Arc<AtomicUsize>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Held {
-    encoder: Vec<TokenId>,
+    /// Shared by forks, so that it counts once.
+    encoder: Arc<Vec<TokenId>>,
     tokens: Vec<TokenId>,
+    /// Enough for the tokens; forks share them until they are written.
+    blocks: Vec<Arc<()>>,
+}
+
+impl Held {
+    fn push(&mut self, token: TokenId, block: usize) {
+        let idx = self.tokens.len() / block;
+        match self.blocks.get_mut(idx) {
+            Some(own) if Arc::strong_count(own) > 1 => *own = Arc::new(()),
+            Some(_) => {}
+            None => self.blocks.push(Arc::new(())),
+        }
+        self.tokens.push(token);
+    }
+
+    fn cut(&mut self, len: usize, block: usize) {
+        self.tokens.truncate(len);
+        self.blocks.truncate(len.div_ceil(block));
+    }
 }
 
 pub(crate) fn info(kind: ModelKind) -> TokenModelInfo {
@@ -95,6 +116,27 @@ pub(crate) fn next_token(encoder: &[TokenId], tokens: &[TokenId]) -> TokenId {
     let hash = tokens.iter().fold(encoder.iter().fold(17, mix), mix);
     // 0 is the end token and comes about once in twenty; poison never comes by itself.
     if hash % 20 == 0 { 0 } else { 1 + (hash >> 3) % 30 }
+}
+
+/// The logits after these tokens: the next token's is the highest, and the others differ, so that
+/// beams and draws have something to choose from.
+pub(crate) fn fill_logits(encoder: &[TokenId], tokens: &[TokenId], row: &mut [f32]) {
+    let next = next_token(encoder, tokens);
+    let mut hash = 1 + tokens.iter().fold(next, |h, t| h.wrapping_mul(37).wrapping_add(*t));
+    for (id, score) in row.iter_mut().enumerate() {
+        hash = hash.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *score = (hash >> 16) as f32 / 65536.0;
+        if id as TokenId == next {
+            *score += 2.0;
+        }
+        if id as TokenId >= 31 {
+            // Poison and its like never come by themselves.
+            *score = -20.0;
+        }
+    }
+    if tokens.last() == Some(&NAN) {
+        row.fill(f32::NAN);
+    }
 }
 
 /// The hidden state at the last of these.
@@ -133,8 +175,18 @@ impl Fake {
     }
 
     fn check_capacity(&self) {
-        let kv: usize = self.sequences.values().map(|s| s.tokens.len()).sum();
-        let cross: usize = self.sequences.values().map(|s| s.encoder.len()).sum();
+        // Tokens in each block and of each encoder input, whoever shares them.
+        let mut blocks: HashMap<*const (), usize> = HashMap::new();
+        let mut encoders: HashMap<*const Vec<TokenId>, usize> = HashMap::new();
+        let block = self.info.kv_block_tokens.max(1) as usize;
+        for held in self.sequences.values() {
+            for (own, filled) in held.blocks.iter().zip(held.tokens.chunks(block)) {
+                let most = blocks.entry(Arc::as_ptr(own)).or_default();
+                *most = (*most).max(filled.len());
+            }
+            encoders.insert(Arc::as_ptr(&held.encoder), held.encoder.len());
+        }
+        let (kv, cross): (usize, usize) = (blocks.values().sum(), encoders.values().sum());
         if kv as u64 > self.info.kv_capacity_tokens {
             self.sin(format!("{kv} tokens cached"));
         }
@@ -179,7 +231,7 @@ impl TokenModel for Fake {
             if self.sequences.contains_key(&segment.sequence) || segment.position != 0 {
                 self.sin("encodes what is encoded".to_owned());
             }
-            let held = Held { encoder: segment.tokens.to_vec(), tokens: Vec::new() };
+            let held = Held { encoder: Arc::new(segment.tokens.to_vec()), ..Held::default() };
             self.sequences.insert(segment.sequence, held);
         }
         self.check_capacity();
@@ -193,6 +245,7 @@ impl TokenModel for Fake {
             book.n_forwards += 1;
             book.largest_batch = book.largest_batch.max(batch.segments().len());
         }
+        let block = self.info.kv_block_tokens.max(1) as usize;
         let mut skips_row = self.fail(call)?;
         self.check_batch(batch)?;
         for segment in batch.segments() {
@@ -205,23 +258,20 @@ impl TokenModel for Fake {
                 self.sin("decodes what is not encoded".to_owned());
             }
             let held = self.sequences.entry(segment.sequence).or_default();
-            for token in segment.tokens {
-                held.tokens.push(*token);
+            for (idx, token) in segment.tokens.iter().enumerate() {
+                held.push(*token, block);
                 if segment.wanted == Wanted::Hidden {
                     out.next_hidden(1)?.copy_from_slice(&hidden(&held.encoder, &held.tokens));
+                }
+                let is_last = idx + 1 == segment.tokens.len();
+                let wants = segment.wanted == Wanted::AllLogits
+                    || (segment.wanted == Wanted::LastLogits && is_last);
+                if wants && !std::mem::take(&mut skips_row) {
+                    fill_logits(&held.encoder, &held.tokens, out.next_logits(1)?);
                 }
             }
             if held.tokens.len() > self.info.max_positions as usize {
                 self.book.lock().unwrap().sins.push(format!("{} positions", held.tokens.len()));
-            }
-            if segment.wanted == Wanted::LastLogits && !std::mem::take(&mut skips_row) {
-                let row = out.next_logits(1)?;
-                row.fill(-1.0);
-                let next = next_token(&held.encoder, &held.tokens);
-                row[next as usize] = 1.0;
-                if held.tokens.last() == Some(&NAN) {
-                    row.fill(f32::NAN);
-                }
             }
             if is_encoder {
                 self.sequences.remove(&segment.sequence);
@@ -231,12 +281,29 @@ impl TokenModel for Fake {
         Ok(())
     }
 
-    fn fork(&mut self, _: SeqId, _: SeqId, _: u32) -> Result<(), EngineError> {
-        Err(EngineError::unsupported("fork"))
+    fn fork(&mut self, from: SeqId, to: SeqId, len: u32) -> Result<(), EngineError> {
+        let (len, block) = (len as usize, self.info.kv_block_tokens.max(1) as usize);
+        let Some(mut fork) = self.sequences.get(&from).filter(|h| h.tokens.len() >= len).cloned()
+        else {
+            self.sin(format!("forks {len} tokens of what has fewer"));
+            return Err(EngineError::bad_input("fork"));
+        };
+        fork.cut(len, block);
+        if self.sequences.insert(to, fork).is_some() {
+            self.sin("forks to what is there".to_owned());
+        }
+        self.book().n_forks += 1;
+        self.check_capacity();
+        Ok(())
     }
 
-    fn truncate(&mut self, _: SeqId, _: u32) -> Result<(), EngineError> {
-        Err(EngineError::unsupported("truncate"))
+    fn truncate(&mut self, sequence: SeqId, len: u32) -> Result<(), EngineError> {
+        let (len, block) = (len as usize, self.info.kv_block_tokens.max(1) as usize);
+        match self.sequences.get_mut(&sequence) {
+            Some(held) if held.tokens.len() >= len => held.cut(len, block),
+            _ => self.sin(format!("cuts to {len} tokens what has fewer")),
+        }
+        Ok(())
     }
 
     fn release(&mut self, sequence: SeqId) {

@@ -80,6 +80,24 @@ const BATCHING: &[Key] = &[
         "Most prompt tokens of one step",
     )
     .env(&["MAX_BATCH_PREFILL_TOKENS"]),
+    Key::option(
+        "enable_prefix_caching",
+        Kind::Bool,
+        "true",
+        "Whether what prompts begin with is kept for requests to come, within the KV cache",
+    ),
+    Key::option(
+        "prompt_lookup_num_tokens",
+        Kind::Whole,
+        "0",
+        "Most tokens that are looked up in the text and checked in one step; 0 for none",
+    ),
+    Key::option(
+        "max_matching_ngram_size",
+        Kind::Count,
+        "2",
+        "Longest run of last tokens that is looked up",
+    ),
     Key::option("predict_timeout", Kind::Seconds, "120", "Longest a request may take, in seconds")
         .env(&["PREDICT_TIMEOUT"])
         .sagemaker(&["SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS"]),

@@ -201,6 +201,9 @@ fn batching(
         rolling,
         max_sequences: l.get("max_rolling_batch_size")?,
         max_prefill_tokens: l.get_opt("max_rolling_batch_prefill_tokens")?,
+        keeps_prefixes: l.get("enable_prefix_caching")?,
+        lookup_tokens: l.get("prompt_lookup_num_tokens")?,
+        lookup_ngram: l.get("max_matching_ngram_size")?,
     })
 }
 

@@ -45,7 +45,7 @@ pub(crate) struct Scratch {
 
 impl Rules {
     /// Whether [`Self::apply`] leaves every score as it is, whatever the ids.
-    fn is_neutral(&self) -> bool {
+    pub(crate) fn is_neutral(&self) -> bool {
         self.repetition_penalty.is_none()
             && self.no_repeat_ngram == 0
             && self.bad_words.is_empty()

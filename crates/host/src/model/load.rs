@@ -22,7 +22,7 @@ use super::{Door, ModelHandle, Shared};
 use crate::HostError;
 use crate::memory::{self, Bytes};
 use crate::registry::{EngineRegistry, FoundEngine};
-use crate::scheduler::{Job, Limits};
+use crate::scheduler::{Job, Limits, Policy};
 use crate::tasks::{ModelText, TaskContext};
 
 /// Longest silence of an engine before its model is unhealthy, unless `predict_timeout` is shorter.
@@ -132,7 +132,14 @@ fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loade
             log_figures(name, &info);
             let batching = &config.batching;
             let step_tokens = batching.max_prefill_tokens.as_ref().map(|n| n.value.get());
-            let limits = Limits::new(info, batching.max_sequences.value.get(), step_tokens);
+            let mut limits = Limits::new(info, batching.max_sequences.value.get(), step_tokens);
+            limits.policy = Policy {
+                keeps_prefixes: batching.keeps_prefixes.value,
+                batch_size: batching.max_requests.value.get() as usize,
+                max_delay: batching.max_delay.value,
+                n_lookup: batching.lookup_tokens.value as usize,
+                lookup_ngram: batching.lookup_ngram.value.get() as usize,
+            };
             let wanted = config.task.as_ref().map(|task| task.value.as_str());
             let tasks = Arc::new(TaskContext::new(name, wanted, text?, limits)?);
             let inbox = Arc::new(Inbox::new(capacity));

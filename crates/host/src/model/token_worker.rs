@@ -65,7 +65,7 @@ impl TokenWorker {
                 if orders.closed {
                     return Ok(());
                 }
-                self.report_leaks(model);
+                self.report_leaks(model, scheduler.tally().n_kept);
                 self.check_health(model)?;
                 next_check = now + IDLE_TURN;
                 self.inbox.wait(IDLE_TURN);
@@ -78,7 +78,7 @@ impl TokenWorker {
                 self.judge(model, verdict)?;
             }
             if step == Step::default() && !scheduler.is_idle() {
-                self.inbox.wait(PAUSE);
+                self.inbox.wait(scheduler.delay(Instant::now()).unwrap_or(PAUSE));
             }
             if now >= next_check {
                 self.check_health(model)?;
@@ -109,9 +109,9 @@ impl TokenWorker {
         Ok(())
     }
 
-    /// When nothing runs the engine should hold nothing.
-    fn report_leaks(&self, model: &dyn TokenModel) {
-        let n_held = model.n_sequences();
+    /// When nothing runs the engine should hold nothing but the `n_kept` prefixes.
+    fn report_leaks(&self, model: &dyn TokenModel, n_kept: usize) {
+        let n_held = model.n_sequences().saturating_sub(n_kept);
         if n_held != self.n_leaked.swap(n_held, Ordering::Relaxed) && n_held > 0 {
             tracing::warn!(model = self.name, n_held, "the engine holds sequences while idle");
         }

@@ -1,23 +1,55 @@
 //! What a model can hold, and how much of it is spoken for.
 
+use std::time::Duration;
+
 use drivetrain_engine::{ModelKind, TokenModelInfo};
 
 use crate::HostError;
-use crate::scheduler::work::{Goal, Work};
+use crate::scheduler::work::{Goal, Search, Work};
 
 /// Most tokens of prompts and steps in one forward pass, unless one input that can't be cut is
 /// longer: more would keep the running sequences waiting for their next token.
 pub(crate) const DEFAULT_STEP_TOKENS: u32 = 2048;
+
+/// What the operator chose of the ways to schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Policy {
+    /// Whether prefixes are kept for requests to come.
+    pub(crate) keeps_prefixes: bool,
+    /// Inputs of an encoder-only model that a first one waits for.
+    pub(crate) batch_size: usize,
+    /// How long it waits for them; 0 never waits.
+    pub(crate) max_delay: Duration,
+    /// Most tokens looked up in a text and checked in one step, where a request does not say; 0 for
+    /// none.
+    pub(crate) n_lookup: usize,
+    /// Longest run of last tokens that is looked up.
+    pub(crate) lookup_ngram: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            keeps_prefixes: true,
+            batch_size: 1,
+            max_delay: Duration::ZERO,
+            n_lookup: 0,
+            lookup_ngram: 2,
+        }
+    }
+}
 
 /// The limits the scheduler keeps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// The model's figures.
     pub(crate) info: TokenModelInfo,
-    /// Most sequences alive at once.
+    /// Most sequences that run at once.
     pub(crate) max_sequences: usize,
     /// Tokens of a step.
     pub(crate) step_tokens: usize,
+    /// The operator's choices.
+    pub(crate) policy: Policy,
 }
 
 /// Cache that a sequence takes, or all of them.
@@ -38,31 +70,51 @@ impl Limits {
             info,
             max_sequences: max_sequences as usize,
             step_tokens: step_tokens.max(1) as usize,
+            policy: Policy::default(),
         }
     }
 
-    /// The cache that `work` takes at most: all that it may grow to, in whole blocks, so that what
-    /// was admitted never runs out. A sequence's last token is said and not cached.
-    pub(crate) fn needs(&self, work: &Work) -> Cache {
-        if self.info.kind == ModelKind::Encoder {
-            return Cache::default();
-        }
-        let n_tokens = match &work.goal {
-            Goal::Hidden(_) => work.tokens.len(),
-            Goal::Generate(generate) => {
-                generate.rules.max_length.saturating_sub(1).max(work.tokens.len())
-            }
-        } as u64;
+    /// Tokens in whole blocks that hold `n_tokens`. A lone sequence may use the last block of a
+    /// capacity that is no multiple of one.
+    pub(crate) fn blocks(&self, n_tokens: usize) -> u64 {
+        let n_tokens = n_tokens as u64;
         let rounded = n_tokens
             .checked_next_multiple_of(u64::from(self.info.kv_block_tokens.max(1)))
             .unwrap_or(u64::MAX);
-        // A lone sequence may use the last block of a capacity that is no multiple of one.
-        let kv = if n_tokens <= self.info.kv_capacity_tokens {
+        if n_tokens <= self.info.kv_capacity_tokens {
             rounded.min(self.info.kv_capacity_tokens)
         } else {
             rounded
+        }
+    }
+
+    /// The largest number of tokens in whole blocks that is not above `n_tokens`.
+    pub(crate) fn whole_blocks(&self, n_tokens: usize) -> usize {
+        let block = self.block();
+        n_tokens / block * block
+    }
+
+    /// Tokens of a block.
+    pub(crate) fn block(&self) -> usize {
+        self.info.kv_block_tokens.max(1) as usize
+    }
+
+    /// The cache that a group of `most_rows` sequences takes at most: all that it may grow to, in
+    /// whole blocks, where the prompt's whole blocks are shared. A sequence's last token is said and
+    /// not cached.
+    pub(crate) fn needs(&self, group: &Needs) -> Cache {
+        if self.info.kind == ModelKind::Encoder {
+            return Cache::default();
+        }
+        let whole = self.blocks(group.n_most);
+        let kv = if group.n_rows == 1 {
+            whole
+        } else {
+            let shared = self.whole_blocks(group.n_prompt) as u64;
+            let own = whole.saturating_sub(shared).saturating_mul(group.n_rows as u64);
+            shared.saturating_add(own)
         };
-        Cache { kv, cross: work.encoder.len() as u64 }
+        Cache { kv, cross: group.n_encoder as u64 }
     }
 
     /// Whether the model can do `work` at all, with nothing else running.
@@ -70,8 +122,17 @@ impl Limits {
     /// # Errors
     /// `BadRequest` with the figures.
     pub(crate) fn check(&self, work: &Work) -> Result<(), HostError> {
-        let needs = self.needs(work);
+        let group = Needs::of(work);
+        let needs = self.needs(&group);
         let info = &self.info;
+        let n_rows = group.n_rows;
+        if n_rows > self.max_sequences || n_rows > info.max_batch_tokens as usize {
+            return Err(HostError::bad_request(format!(
+                "the request wants {n_rows} sequences at once for an input (beams, or choices) and \
+                 the model runs {}: ask for fewer, or raise option.max_rolling_batch_size",
+                self.max_sequences.min(info.max_batch_tokens as usize)
+            )));
+        }
         if needs.kv > info.kv_capacity_tokens {
             return Err(HostError::bad_request(format!(
                 "prompt and new tokens take {} tokens of KV cache and the model has room for {}: \
@@ -102,7 +163,44 @@ impl Limits {
     }
 }
 
+/// What the cache that a group takes depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// Encoder tokens.
+    pub(crate) n_encoder: usize,
+    /// Decoder tokens that its sequences have in common.
+    pub(crate) n_prompt: usize,
+    /// Most decoder tokens a sequence has cached.
+    pub(crate) n_most: usize,
+    /// Most sequences at once.
+    pub(crate) n_rows: usize,
+}
+
+impl Needs {
+    pub(crate) fn of(work: &Work) -> Self {
+        let n_prompt = work.tokens.len();
+        let (n_most, n_rows) = match &work.goal {
+            Goal::Hidden(_) => (n_prompt, 1),
+            Goal::Generate(generate) => {
+                let n_most = generate.rules.max_length.saturating_sub(1).max(n_prompt);
+                let n_rows = match &generate.search {
+                    Search::Greedy => 1,
+                    Search::Sample { n, .. } => (*n).max(1),
+                    Search::Beams(beams) => beams.n_beams.max(1),
+                };
+                (n_most, n_rows)
+            }
+        };
+        Self { n_encoder: work.encoder.len(), n_prompt, n_most, n_rows }
+    }
+}
+
 impl Cache {
+    pub(crate) fn plus(mut self, more: Self) -> Self {
+        self.add(more);
+        self
+    }
+
     /// Whether `more` fits beside this in what the model has.
     pub(crate) fn has_room_for(self, more: Self, info: &TokenModelInfo) -> bool {
         let fits = |used: u64, more: u64, capacity: u64| {

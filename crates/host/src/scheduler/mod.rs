@@ -1,31 +1,43 @@
 //! Which tokens go into the next forward pass.
 //!
 //! The unit of scheduling is one pass, not one request (Orca, OSDI 2022). Between passes finished
-//! sequences leave and waiting ones join, in the order of their rounds. A step:
+//! groups leave and waiting ones join. A group is one input with its sequences: one, one for each
+//! choice, or one for each row of beams, which share what they have in common ([`fork`]). A step:
 //!
 //! ```text
 //! drop jobs nobody waits for, fail those past their deadline
-//! admit the first waiting sequence while a place and its whole cache are free
+//! admit the first waiting group while places and cache are free, from a kept prefix if there is one
 //! encode whole inputs that were not yet, up to the step's tokens
-//! forward: first one token of each decoding sequence, then prompts, cut to the tokens left
-//! take each sequence's next token, or its hidden states
+//! forward: first the tokens of the groups that decode, then prompts, cut to the tokens left
+//! take each sequence's next tokens, or its hidden states
 //! ```
 //!
-//! So a prompt never pauses a decode (chunked prefill: Sarathi-Serve, OSDI 2024), and what was
-//! admitted never runs out of cache, since all that it may grow to is set aside for it.
+//! So a prompt never pauses a decode (chunked prefill: Sarathi-Serve, OSDI 2024).
 //!
-//! A job's sequences wait in rounds, one in each, from the round after the one that is being
-//! admitted, so that a job of many inputs takes turns with the others. The first of the earliest
-//! round is admitted next and nobody overtakes it. A later job only ever comes before those of
-//! rounds that have not begun, and finitely often, so nobody waits for ever.
+//! Nothing runs out of cache while it runs. Groups of several sequences have all that they may grow
+//! to set aside; single ones take block by block, and when there is none left, kept prefixes go
+//! first and then the group that was admitted last goes back to the queue, to be computed again.
+//!
+//! Jobs of a higher priority come first. Among equals a job's groups wait in rounds, one in each,
+//! from the round after the one that is being admitted, so that a job of many inputs takes turns
+//! with the others. The first in the queue is admitted next and nobody overtakes it, so among jobs
+//! of one priority nobody waits for ever.
 //!
 //! This module knows no threads and no clock: the model's thread calls [`Scheduler::step`] with the
 //! time, and so do the tests.
+//!
+//! [`fork`]: drivetrain_engine::TokenModel::fork
 
 mod capacity;
+mod choose;
+mod group;
+mod lookup;
 mod pass;
 mod passes;
-mod sequence;
+mod plan;
+mod prefix;
+mod room;
+mod settle;
 mod work;
 
 use std::collections::{HashMap, VecDeque};
@@ -34,12 +46,13 @@ use std::time::{Duration, Instant};
 use drivetrain_engine::{EngineError, ModelKind, SeqId, TokenModel};
 
 use crate::HostError;
-use crate::logits::Scratch;
 use capacity::Cache;
+use choose::Chooser;
+use group::{Group, Order, Row};
 use pass::{Call, Pass};
-use sequence::Sequence;
+use prefix::Prefixes;
 
-pub(crate) use capacity::Limits;
+pub(crate) use capacity::{Limits, Policy};
 pub(crate) use work::{
     Choice, Generate, Goal, Job, NewToken, Outcome, Report, Scored, Search, Sink, Work,
 };
@@ -62,6 +75,35 @@ pub(crate) struct Calls {
     pub(crate) n_blamed: usize,
 }
 
+/// What has happened since the scheduler was made, and what is now: for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Groups that wait.
+    pub(crate) n_waiting: usize,
+    /// Groups that run.
+    pub(crate) n_running: usize,
+    /// Tokens of KV cache set aside for what runs.
+    pub(crate) kv_running: u64,
+    /// Tokens of KV cache in kept prefixes.
+    pub(crate) kv_kept: u64,
+    /// Sequences of the engine that hold kept prefixes.
+    pub(crate) n_kept: usize,
+    /// Segments of the last forward pass.
+    pub(crate) n_segments: usize,
+    /// Tokens of the last forward pass.
+    pub(crate) n_tokens: usize,
+    /// Prompt tokens of admitted groups.
+    pub(crate) prompt_tokens: u64,
+    /// Those of them that a kept prefix held.
+    pub(crate) prefix_tokens: u64,
+    /// Groups that went back to the queue.
+    pub(crate) n_preempted: u64,
+    /// Tokens that were looked up and proposed.
+    pub(crate) n_proposed: u64,
+    /// Those of them that were right.
+    pub(crate) n_agreed: u64,
+}
+
 /// The jobs of one model.
 pub(crate) struct Scheduler {
     model: String,
@@ -69,19 +111,29 @@ pub(crate) struct Scheduler {
     jobs: HashMap<u64, Entry>,
     next_job: u64,
     next_sequence: u64,
-    waiting: VecDeque<Sequence>,
-    running: Vec<Sequence>,
+    n_arrived: u64,
+    waiting: VecDeque<Group>,
+    running: Vec<Group>,
+    /// What is set aside for the groups that run.
     used: Cache,
-    /// Of the sequence that was admitted last.
+    /// Sequences that the groups that run may have at once.
+    n_rows: usize,
+    prefixes: Prefixes,
+    /// Of the group that was admitted last.
     round: u64,
+    /// Where the last pass stopped among those that decode.
+    turn: usize,
     drain: Option<Instant>,
     /// How long the last step took.
     step_time: Duration,
     pass: Pass,
-    scratch: Scratch,
+    chooser: Chooser,
+    /// Rows that beams have left, whose memory is used again.
+    spare_rows: Vec<Row>,
     ended: Vec<u64>,
-    /// Whether a job has ended that may have sequences in the queue.
+    /// Whether a job has ended that may have groups in the queue.
     has_orphans: bool,
+    tally: Tally,
 }
 
 struct Entry {
@@ -90,9 +142,11 @@ struct Entry {
     deadline: Instant,
     /// Items without an outcome.
     n_open: usize,
-    /// Items in the queue.
+    /// Items that have not been admitted yet.
     n_waiting: usize,
     n_items: usize,
+    /// Whether tokens were said in this step.
+    has_news: bool,
 }
 
 impl Scheduler {
@@ -103,16 +157,22 @@ impl Scheduler {
             jobs: HashMap::new(),
             next_job: 0,
             next_sequence: 0,
+            n_arrived: 0,
             waiting: VecDeque::new(),
             running: Vec::with_capacity(limits.max_sequences.min(1024)),
             used: Cache::default(),
+            n_rows: 0,
+            prefixes: Prefixes::default(),
             round: 0,
+            turn: 0,
             drain: None,
             step_time: Duration::ZERO,
             pass: Pass::new(limits.info.n_logits, limits.info.dim),
-            scratch: Scratch::default(),
+            chooser: Chooser::default(),
+            spare_rows: Vec::new(),
             ended: Vec::new(),
             has_orphans: false,
+            tally: Tally::default(),
         }
     }
 
@@ -122,15 +182,17 @@ impl Scheduler {
         self.next_job += 1;
         let n_items = job.works.len();
         for (item, work) in job.works.into_iter().enumerate() {
-            let id = SeqId(self.next_sequence);
-            self.next_sequence += 1;
-            let needs = self.limits.needs(&work);
-            let mut sequence = Sequence::new(id, key, item, needs, work);
-            sequence.round = self.round.saturating_add(1 + item as u64);
-            self.waiting.push_back(sequence);
+            let id = self.new_id();
+            let mut group = Group::new(id, key, item, work);
+            group.order = Order {
+                urgency: -i64::from(job.priority),
+                round: self.round.saturating_add(1 + item as u64),
+                arrival: self.n_arrived,
+            };
+            self.n_arrived += 1;
+            self.waiting.push_back(group);
         }
-        // Stable, so that within a round they stay in the order they came.
-        self.waiting.make_contiguous().sort_by_key(|sequence| sequence.round);
+        self.sort_waiting();
         let entry = Entry {
             sink: job.sink,
             submitted: job.submitted,
@@ -138,15 +200,43 @@ impl Scheduler {
             n_open: n_items,
             n_waiting: n_items,
             n_items,
+            has_news: false,
         };
         if n_items > 0 {
             self.jobs.insert(key, entry);
         }
     }
 
+    fn sort_waiting(&mut self) {
+        self.waiting.make_contiguous().sort_by_key(|group| group.order);
+    }
+
+    fn new_id(&mut self) -> SeqId {
+        let id = SeqId(self.next_sequence);
+        self.next_sequence += 1;
+        id
+    }
+
     /// Whether there is nothing to do.
     pub(crate) fn is_idle(&self) -> bool {
         self.jobs.is_empty() && self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    /// What has happened and what is.
+    pub(crate) fn tally(&self) -> Tally {
+        Tally {
+            n_waiting: self.waiting.len(),
+            n_running: self.running.len(),
+            kv_running: self.used.kv,
+            kv_kept: self.prefixes.used().kv,
+            n_kept: self.prefixes.len(),
+            ..self.tally
+        }
+    }
+
+    /// Forgets all kept prefixes that nothing runs on.
+    pub(crate) fn forget(&mut self, model: &mut dyn TokenModel) {
+        while self.prefixes.evict(model) {}
     }
 
     /// How long the step took that was made last, as the clock says.
@@ -173,13 +263,15 @@ impl Scheduler {
         let mut step = Step::default();
         self.sweep(now);
         self.leave(model);
-        self.admit();
+        self.admit(model, now);
         if self.limits.info.kind == ModelKind::EncoderDecoder {
             self.plan_encode();
             self.run(Call::Encode, model, &mut step.encode)?;
             self.leave(model);
         }
-        self.plan_forward();
+        self.plan_forward(model);
+        (self.tally.n_segments, self.tally.n_tokens) =
+            (self.pass.n_segments(), self.pass.n_tokens());
         self.run(Call::Forward, model, &mut step.forward)?;
         self.leave(model);
         Ok(step)
@@ -192,7 +284,8 @@ impl Scheduler {
         }
         self.waiting.clear();
         self.running.clear();
-        self.used = Cache::default();
+        self.prefixes = Prefixes::default();
+        (self.used, self.n_rows) = (Cache::default(), 0);
     }
 
     /// Ends the jobs that nobody waits for, that are late, or that the drain cuts off.
@@ -227,78 +320,55 @@ impl Scheduler {
 
     /// Ends what runs: generations with what they have, other work with an error.
     fn cut_off(&mut self) {
-        for sequence in self.running.iter_mut().chain(&mut self.waiting) {
-            if !sequence.cut_off()
-                && let Some(mut entry) = self.jobs.remove(&sequence.job)
+        for group in self.running.iter_mut().chain(&mut self.waiting) {
+            if !group.cut_off()
+                && let Some(mut entry) = self.jobs.remove(&group.job)
             {
                 entry.sink.failed(HostError::ShuttingDown);
                 self.has_orphans = true;
             }
         }
-        for mut sequence in self.waiting.drain(..) {
-            if let Some(outcome) = sequence.outcome.take() {
-                deliver(&mut self.jobs, &sequence, outcome);
+        for mut group in self.waiting.drain(..) {
+            if let Some(outcome) = group.outcome.take() {
+                deliver(&mut self.jobs, &group, outcome);
             }
         }
     }
 
-    /// Admits from the front of the queue while there is room.
-    fn admit(&mut self) {
-        while let Some(next) = self.waiting.front() {
-            let fits = self.running.len() < self.limits.max_sequences
-                && self.used.has_room_for(next.needs, &self.limits.info);
-            if !fits {
-                break;
-            }
-            let Some(sequence) = self.waiting.pop_front() else { break };
-            self.used.add(sequence.needs);
-            self.round = sequence.round;
-            if let Some(entry) = self.jobs.get_mut(&sequence.job) {
-                entry.n_waiting -= 1;
-                if entry.n_waiting == 0 {
-                    entry.sink.started();
-                }
-            }
-            self.running.push(sequence);
-        }
-    }
-
-    /// Lets sequences go that are done or whose job has ended. This is the only way out for one
-    /// that runs, so that what it holds is always given back.
+    /// Lets groups go that are done or whose job has ended. This is the only way out for one that
+    /// runs, so that what it holds is always given back.
     fn leave(&mut self, model: &mut dyn TokenModel) {
         let mut n_kept = 0;
         for idx in 0..self.running.len() {
             let stays = self
                 .running
                 .get(idx)
-                .is_some_and(|s| s.outcome.is_none() && self.jobs.contains_key(&s.job));
+                .is_some_and(|g| g.outcome.is_none() && self.jobs.contains_key(&g.job));
             if stays {
                 self.running.swap(n_kept, idx);
                 n_kept += 1;
             }
         }
-        for mut sequence in self.running.drain(n_kept..) {
-            self.used.subtract(sequence.needs);
-            if sequence.is_born {
-                model.release(sequence.id);
-            }
-            if let Some(outcome) = sequence.outcome.take() {
-                deliver(&mut self.jobs, &sequence, outcome);
+        while self.running.len() > n_kept {
+            let Some(mut group) = self.running.pop() else { break };
+            self.give_back(&mut group, model);
+            if let Some(outcome) = group.outcome.take() {
+                deliver(&mut self.jobs, &group, outcome);
             }
         }
         if std::mem::take(&mut self.has_orphans) {
-            self.waiting.retain(|sequence| self.jobs.contains_key(&sequence.job));
+            self.waiting.retain(|group| self.jobs.contains_key(&group.job));
         }
     }
 }
 
 /// Hands an outcome to its job, which ends with its last one.
-fn deliver(jobs: &mut HashMap<u64, Entry>, sequence: &Sequence, outcome: Outcome) {
-    let Some(entry) = jobs.get_mut(&sequence.job) else { return };
-    entry.sink.finished(sequence.item, outcome);
+fn deliver(jobs: &mut HashMap<u64, Entry>, group: &Group, outcome: Outcome) {
+    let Some(entry) = jobs.get_mut(&group.job) else { return };
+    entry.sink.finished(group.item, outcome);
     entry.n_open -= 1;
     if entry.n_open == 0 {
-        jobs.remove(&sequence.job);
+        jobs.remove(&group.job);
     }
 }
 

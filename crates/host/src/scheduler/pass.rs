@@ -1,5 +1,7 @@
 //! One call of the engine: its segments, and the buffers of its results, used again and again.
 
+use std::ops::Range;
+
 use drivetrain_engine::{Batch, EngineError, Outputs, Segment, SeqId, TokenId, TokenModel, Wanted};
 
 /// Which call it is.
@@ -16,12 +18,20 @@ pub(crate) struct Pass {
     segments: Vec<Segment>,
     tokens: Vec<TokenId>,
     token_types: Vec<u32>,
-    /// Place of each segment's sequence among the running ones.
-    owners: Vec<usize>,
+    owners: Vec<Owner>,
     logits: Vec<f32>,
     hidden: Vec<f32>,
     n_logits: usize,
     dim: usize,
+}
+
+/// Whose segment it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// The group's place among the running ones.
+    pub(crate) group: usize,
+    /// The row's place in the group.
+    pub(crate) row: usize,
 }
 
 /// What a sequence puts into a batch.
@@ -53,7 +63,7 @@ impl Pass {
         self.owners.clear();
     }
 
-    pub(crate) fn push(&mut self, owner: usize, piece: Piece<'_>) {
+    pub(crate) fn push(&mut self, owner: Owner, piece: Piece<'_>) {
         let first_token = self.tokens.len();
         self.tokens.extend_from_slice(piece.tokens);
         if !piece.token_types.is_empty() {
@@ -85,9 +95,16 @@ impl Pass {
         self.tokens.len()
     }
 
-    /// Tokens of a segment, and the place of its sequence.
-    pub(crate) fn segment(&self, idx: usize) -> Option<(usize, Segment)> {
+    /// A segment, and whose it is.
+    pub(crate) fn segment(&self, idx: usize) -> Option<(Owner, Segment)> {
         Some((*self.owners.get(idx)?, *self.segments.get(idx)?))
+    }
+
+    /// The segments from `first` on that are one group's, which follow each other.
+    pub(crate) fn unit(&self, first: usize) -> Range<usize> {
+        let Some(owner) = self.owners.get(first) else { return first..first };
+        let rest = self.owners.get(first..).unwrap_or_default();
+        first..first + rest.iter().take_while(|other| other.group == owner.group).count()
     }
 
     /// Runs all segments in one call; the results of segment 0 are the first.
@@ -99,21 +116,21 @@ impl Pass {
         self.run(call, model, 0..self.segments.len())
     }
 
-    /// Runs one segment alone; its results are the first.
-    pub(crate) fn run_one(
+    /// Runs some segments alone; the results of their first are the first.
+    pub(crate) fn run_some(
         &mut self,
         call: Call,
         model: &mut dyn TokenModel,
-        idx: usize,
+        which: Range<usize>,
     ) -> Result<(), EngineError> {
-        self.run(call, model, idx..idx + 1)
+        self.run(call, model, which)
     }
 
     fn run(
         &mut self,
         call: Call,
         model: &mut dyn TokenModel,
-        which: std::ops::Range<usize>,
+        which: Range<usize>,
     ) -> Result<(), EngineError> {
         let segments = self.segments.get(which).unwrap_or_default();
         let batch = Batch::new(segments, &self.tokens, &self.token_types)?;
@@ -141,24 +158,41 @@ impl Pass {
         Ok(())
     }
 
-    /// The rows that `segment` left, `[n, n_logits]` and `[n, dim]`; moves `cursor` past them.
-    pub(crate) fn take_rows(
-        &mut self,
-        segment: &Segment,
-        cursor: &mut RowCursor,
-    ) -> (&mut [f32], &mut [f32]) {
+    /// The rows that a segment left, `[n, n_logits]` and `[n, dim]`, and its tokens; moves `cursor`
+    /// past the rows.
+    pub(crate) fn take_rows(&mut self, segment: &Segment, cursor: &mut RowCursor) -> Rows<'_> {
         let n_tokens = segment.n_tokens as usize;
         let logits = cursor.logits * self.n_logits;
         let hidden = cursor.hidden * self.dim;
         cursor.logits += segment.wanted.n_logits_rows(n_tokens);
         cursor.hidden += segment.wanted.n_hidden_rows(n_tokens);
-        let logits = logits..cursor.logits * self.n_logits;
-        let hidden = hidden..cursor.hidden * self.dim;
-        (
-            self.logits.get_mut(logits).unwrap_or_default(),
-            self.hidden.get_mut(hidden).unwrap_or_default(),
-        )
+        let first = segment.first_token as usize;
+        Rows {
+            logits: self.logits.get_mut(logits..cursor.logits * self.n_logits).unwrap_or_default(),
+            hidden: self.hidden.get_mut(hidden..cursor.hidden * self.dim).unwrap_or_default(),
+            tokens: self.tokens.get(first..first + n_tokens).unwrap_or_default(),
+            n_logits: self.n_logits,
+        }
     }
+
+    /// The logits that segments of one row each left, `[n_rows, n_logits]`; moves `cursor` past them.
+    pub(crate) fn take_logits(&mut self, n_rows: usize, cursor: &mut RowCursor) -> &mut [f32] {
+        let start = cursor.logits * self.n_logits;
+        cursor.logits += n_rows;
+        self.logits.get_mut(start..cursor.logits * self.n_logits).unwrap_or_default()
+    }
+}
+
+/// What a segment left.
+#[derive(Debug)]
+pub(crate) struct Rows<'a> {
+    /// `[n, n_logits]`.
+    pub(crate) logits: &'a mut [f32],
+    /// `[n, dim]`.
+    pub(crate) hidden: &'a mut [f32],
+    /// The segment's tokens.
+    pub(crate) tokens: &'a [TokenId],
+    pub(crate) n_logits: usize,
 }
 
 #[cfg(test)]

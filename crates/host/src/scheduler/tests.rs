@@ -1,5 +1,6 @@
 //! The scheduler against an engine that keeps book: single cases here, random schedules below.
 
+mod groups;
 mod simulation;
 
 use std::sync::{Arc, Mutex};
@@ -9,14 +10,16 @@ use drivetrain_engine::{ErrorKind, ModelKind, TokenModelInfo};
 
 use super::*;
 use crate::FinishReason;
-use crate::fake::{Failure, Fake, NAN, POISON, hidden, info, next_token};
-use crate::logits::Rules;
+use crate::fake::{Failure, Fake, NAN, POISON, VOCAB, fill_logits, hidden, info};
+use crate::logits::{BeamParams, BeamSearch, Rules, Scratch};
 
 /// What became of a job.
 #[derive(Debug, Default)]
 struct Seen {
     outcomes: Vec<Option<Outcome>>,
+    /// Of each item's first choice.
     tokens: Vec<Vec<u32>>,
+    prompts: Vec<Vec<Scored>>,
     errors: Vec<HostError>,
     n_started: usize,
     is_closed: bool,
@@ -38,8 +41,15 @@ impl Sink for TestSink {
     fn started(&mut self) {
         self.0.lock().unwrap().n_started += 1;
     }
-    fn token(&mut self, item: usize, _: usize, new: &NewToken<'_>) {
-        self.0.lock().unwrap().tokens[item].push(new.token.id);
+    fn prompt(&mut self, item: usize, tokens: Vec<(Scored, Vec<Scored>)>) {
+        let mut seen = self.0.lock().unwrap();
+        assert!(seen.tokens[item].is_empty() && seen.prompts[item].is_empty());
+        seen.prompts[item].extend(tokens.into_iter().map(|(own, _)| own));
+    }
+    fn token(&mut self, item: usize, choice: usize, new: &NewToken<'_>) {
+        if choice == 0 {
+            self.0.lock().unwrap().tokens[item].push(new.token.id);
+        }
     }
     fn finished(&mut self, item: usize, outcome: Outcome) {
         let old = self.0.lock().unwrap().outcomes[item].replace(outcome);
@@ -72,7 +82,7 @@ fn said(ids: Vec<u32>, finish: FinishReason) -> Outcome {
     Outcome::Generated(vec![Choice { ids, finish, stop: None, score: None, logprob: 0.0 }])
 }
 
-/// What the engine says to `work` if it is alone.
+/// What the engine says to `work` if it is alone: no chunks, no forks, no company.
 fn expected(work: &Work) -> Outcome {
     match &work.goal {
         Goal::Hidden(_) => {
@@ -80,22 +90,49 @@ fn expected(work: &Work) -> Outcome {
             let rows = (1..=n_tokens).flat_map(|n| hidden(&work.encoder, &work.tokens[..n]));
             Outcome::Hidden { n_rows: n_tokens, values: rows.collect() }
         }
-        Goal::Generate(generate) => {
-            let rules = &generate.rules;
-            let mut tokens = work.tokens.clone();
-            let finish = loop {
-                let id = next_token(&work.encoder, &tokens);
-                tokens.push(id);
-                if rules.eos.contains(&id) {
-                    break FinishReason::EndToken;
-                }
-                if tokens.len() >= rules.max_length {
-                    break FinishReason::Length;
-                }
-            };
-            said(tokens.split_off(rules.n_prompt), finish)
+        Goal::Generate(generate) => Outcome::Generated(match &generate.search {
+            Search::Greedy => vec![expected_choice(work, generate, 0)],
+            Search::Sample { n, .. } => {
+                (0..*n).map(|choice| expected_choice(work, generate, choice)).collect()
+            }
+            Search::Beams(params) => expected_beams(work, generate, params),
+        }),
+    }
+}
+
+fn expected_choice(work: &Work, generate: &Generate, choice: usize) -> Choice {
+    let mut chooser = Chooser::default();
+    let mut row = Row::new(SeqId(0), work.tokens.clone());
+    row.choice = choice;
+    loop {
+        let mut logits = vec![0.0; VOCAB as usize];
+        fill_logits(&work.encoder, &row.tokens, &mut logits);
+        let scored = chooser.choose(generate, &mut row, &mut logits).unwrap();
+        if let Some(chosen) = row.accept(generate, scored).unwrap() {
+            return row.end(generate.rules.n_prompt, chosen);
         }
     }
+}
+
+/// The search on logits of whole sequences, each computed from its start.
+fn expected_beams(work: &Work, generate: &Generate, params: &BeamParams) -> Vec<Choice> {
+    let mut scratch = Scratch::default();
+    let rules = generate.rules.clone();
+    let mut search = BeamSearch::new(params.clone(), rules, &work.tokens, None);
+    let mut rows = vec![work.tokens.clone()];
+    while !search.is_done() {
+        let mut logits = vec![0.0; rows.len() * VOCAB as usize];
+        for (row, scores) in rows.iter().zip(logits.chunks_exact_mut(VOCAB as usize)) {
+            fill_logits(&work.encoder, row, scores);
+        }
+        search.step(&mut logits, &mut scratch).unwrap();
+        rows = search
+            .next_rows()
+            .iter()
+            .map(|(from, id)| [&rows[*from][..], &[*id]].concat())
+            .collect();
+    }
+    search.choices(false)
 }
 
 /// A scheduler with its model and a clock of its own.
@@ -103,13 +140,14 @@ struct Bench {
     scheduler: Scheduler,
     model: Fake,
     now: Instant,
+    priority: i32,
 }
 
 impl Bench {
     fn new(info: TokenModelInfo, step_tokens: u32) -> Self {
         let limits = Limits::new(info, 1000, Some(step_tokens));
         let scheduler = Scheduler::new("bench", limits);
-        Self { scheduler, model: Fake::new(info), now: Instant::now() }
+        Self { scheduler, model: Fake::new(info), now: Instant::now(), priority: 0 }
     }
 
     fn of(kind: ModelKind) -> Self {
@@ -126,11 +164,13 @@ impl Bench {
             let mut seen = watch.lock().unwrap();
             seen.outcomes = vec![None; works.len()];
             seen.tokens = vec![Vec::new(); works.len()];
+            seen.prompts = vec![Vec::new(); works.len()];
         }
         works.iter().for_each(|work| self.scheduler.limits.check(work).unwrap());
         let sink = Box::new(TestSink(Arc::clone(&watch)));
         let deadline = self.now + limit;
-        self.scheduler.push(Job { works, sink, priority: 0, submitted: self.now, deadline });
+        let priority = self.priority;
+        self.scheduler.push(Job { works, sink, priority, submitted: self.now, deadline });
         watch
     }
 
@@ -150,9 +190,13 @@ impl Bench {
     }
 
     /// Nothing is held and no rule was broken.
-    fn check_clean(&self) {
+    fn check_clean(&mut self) {
         assert!(self.scheduler.is_idle());
         assert_eq!(self.scheduler.used, Cache::default());
+        assert_eq!(self.scheduler.n_rows, 0);
+        assert_eq!(self.model.n_sequences(), self.scheduler.tally().n_kept);
+        self.scheduler.forget(&mut self.model);
+        assert_eq!(self.scheduler.prefixes.used(), Cache::default());
         assert_eq!(self.model.n_sequences(), 0);
         assert_eq!(self.model.book.lock().unwrap().sins, Vec::<String>::new());
     }
@@ -164,7 +208,10 @@ fn check_done(watch: &Watch, works: &[Work]) {
     for (idx, work) in works.iter().enumerate() {
         let outcome = seen.outcomes[idx].as_ref().unwrap();
         assert_eq!(*outcome, expected(work));
-        if let Outcome::Generated(choices) = outcome {
+        let is_said = |generate: &Generate| !matches!(generate.search, Search::Beams(_));
+        if let (Outcome::Generated(choices), Goal::Generate(generate)) = (outcome, &work.goal)
+            && is_said(generate)
+        {
             assert_eq!(choices[0].ids, seen.tokens[idx]);
         }
     }

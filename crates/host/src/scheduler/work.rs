@@ -127,6 +127,13 @@ pub(crate) struct Choice {
     pub(crate) logprob: f64,
 }
 
+impl Choice {
+    /// A choice that came to nothing.
+    pub(crate) fn empty(finish: FinishReason) -> Self {
+        Self { ids: Vec::new(), finish, stop: None, score: None, logprob: 0.0 }
+    }
+}
+
 impl Outcome {
     /// Tokens that have to be put into words.
     pub(crate) fn n_new_tokens(&self) -> usize {
