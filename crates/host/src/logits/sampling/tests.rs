@@ -1,0 +1,3 @@
+//! Draws.
+
+use super::*;
