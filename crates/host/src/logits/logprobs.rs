@@ -92,7 +92,10 @@ mod tests {
         let with_out = LogSoftmax::of(&[1.0, f32::NEG_INFINITY, 1.0]);
         assert!((with_out.at(1.0) + std::f32::consts::LN_2).abs() < 1e-6);
         assert_eq!(with_out.at(f32::NEG_INFINITY), f32::NEG_INFINITY);
-        assert_eq!(LogSoftmax::of(&[f32::NEG_INFINITY; 2]).at(f32::NEG_INFINITY), f32::NEG_INFINITY);
+        assert_eq!(
+            LogSoftmax::of(&[f32::NEG_INFINITY; 2]).at(f32::NEG_INFINITY),
+            f32::NEG_INFINITY
+        );
         let sure = LogSoftmax::of(&[f32::INFINITY, 1.0]);
         assert_eq!((sure.at(f32::INFINITY), sure.at(1.0)), (0.0, f32::NEG_INFINITY));
     }

@@ -46,6 +46,9 @@ pub(crate) fn arg_max(scores: &[f32]) -> Option<TokenId> {
 }
 
 #[cfg(test)]
+mod processors_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

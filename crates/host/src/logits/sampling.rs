@@ -269,8 +269,7 @@ fn nth_score(k: usize, kept: &[Kept], floats: &mut Vec<f32>) -> f32 {
 /// ones of a stable sort from the lowest up.
 fn keep_top_p(target: f64, min_kept: usize, scratch: &mut Scratch) {
     let (kept, order) = (&mut scratch.kept, &mut scratch.order);
-    let ranked =
-        |token: &Kept| Ranked { rank: -token.score, tie: !token.id, weight: token.weight };
+    let ranked = |token: &Kept| Ranked { rank: -token.score, tie: !token.id, weight: token.weight };
     order.clear();
     order.extend(kept.iter().map(ranked));
     if let Some(last) = last_kept(order, target, min_kept) {

@@ -103,6 +103,19 @@ def run(r, params, beams):
 
 
 def make(r, names, beams=1):
+    """A case; another one where transformers makes NaN of it (an end token's minus infinity decays)."""
+    while True:
+        try:
+            case = attempt(r, names, beams)
+        except ValueError as error:
+            if "nan" not in str(error):
+                raise
+            continue
+        if all(score is None or score == score for score in case["scores"]):
+            return case
+
+
+def attempt(r, names, beams):
     params = {name: {**PROCESSORS, **WARPERS}[name](r) for name in names}
     if "sequence_bias" in params:
         params["sequence_bias"] = unique(params["sequence_bias"])
