@@ -265,11 +265,11 @@ fn nth_score(k: usize, kept: &[Kept], floats: &mut Vec<f32>) -> f32 {
     *nth
 }
 
-/// Leaves the likeliest up to a weight of `target`. Of equals the higher ids come first, as the last
-/// ones of a stable sort from the lowest up.
+/// Leaves the likeliest up to a weight of `target`. Of equals the lower ids come first, as with the
+/// arg-max; transformers leaves that to its sort.
 fn keep_top_p(target: f64, min_kept: usize, scratch: &mut Scratch) {
     let (kept, order) = (&mut scratch.kept, &mut scratch.order);
-    let ranked = |token: &Kept| Ranked { rank: -token.score, tie: !token.id, weight: token.weight };
+    let ranked = |token: &Kept| Ranked { rank: -token.score, tie: token.id, weight: token.weight };
     order.clear();
     order.extend(kept.iter().map(ranked));
     if let Some(last) = last_kept(order, target, min_kept) {

@@ -17,7 +17,7 @@ import transformers
 from transformers import GenerationConfig
 from transformers.generation import GenerationMixin
 
-VOCAB = 48
+VOCAB = 40
 EOS = [2]
 
 PROCESSORS = {
@@ -137,14 +137,14 @@ def main():
         cases += [make(r, [name]) for _ in range(4)]
     for name in WARPERS:
         cases += [make(r, [name], beams) for beams in (1, 1, 1, 4)]
-    for _ in range(60):
+    for _ in range(45):
         names = r.sample(list(PROCESSORS), r.randint(2, 6))
         cases.append(make(r, [name for name in PROCESSORS if name in names]))
-    for _ in range(80):
+    for _ in range(60):
         names = r.sample(list(WARPERS), r.randint(2, 7))
         beams = r.choice([1, 1, 4])
         cases.append(make(r, [name for name in WARPERS if name in names], beams))
-    for _ in range(60):
+    for _ in range(45):
         every = {**PROCESSORS, **WARPERS}
         names = r.sample(list(every), r.randint(4, 12))
         cases.append(make(r, [name for name in every if name in names], r.choice([1, 1, 4])))
