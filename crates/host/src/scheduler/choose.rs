@@ -19,7 +19,7 @@ pub(crate) struct Chosen {
 #[derive(Debug, Default)]
 pub(crate) struct Chooser {
     pub(crate) rules: Scratch,
-    /// The logits before the rules, where a log-probability is asked for and they change.
+    /// The logits before the rules, where a log-probability is asked for.
     raw: Vec<f32>,
     /// The likeliest tokens of the last row, best first, where they were asked for.
     pub(crate) top: Vec<Scored>,
@@ -48,10 +48,7 @@ impl Chooser {
         {
             softmax.top(logits, report.n_top, &mut self.top);
         }
-        let is_changed = !generate.rules.is_neutral()
-            || row.constraint.is_some()
-            || matches!(generate.search, Search::Sample { .. });
-        if softmax.is_some() && is_changed {
+        if softmax.is_some() {
             self.raw.clear();
             self.raw.extend_from_slice(logits);
         }
@@ -76,9 +73,8 @@ impl Chooser {
                  suppressed tokens or lengths",
             ));
         };
-        let unchanged = if is_changed { &self.raw[..] } else { &*logits };
         let logprob = softmax.map_or(f32::NAN, |softmax| {
-            softmax.at(unchanged.get(id as usize).copied().unwrap_or(f32::NAN))
+            softmax.at(self.raw.get(id as usize).copied().unwrap_or(f32::NAN))
         });
         Ok(Scored { id, logprob })
     }
