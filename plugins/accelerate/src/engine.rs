@@ -212,7 +212,7 @@ fn describe(
         kv_block_tokens: BLOCK_TOKENS as u32,
         cross_capacity_tokens: 0,
         cross_bytes_per_token: crosses.map(kv_bytes).sum(),
-        max_sequences: options.max_sequences,
+        max_sequences: options.max_sequences.saturating_mul(1 + KEPT_SEQUENCES),
         max_batch_tokens: MAX_BATCH_TOKENS.max(whole_input),
         weight_bytes: 0,
         n_parameters: weights.n_parameters(),
@@ -228,6 +228,10 @@ fn describe(
         has_pooler: loaded.pooler.is_some(),
     }
 }
+
+/// Sequences for each of `option.max_rolling_batch_size` that may live beside it: the host keeps
+/// prefixes in them, which cost no more than the blocks they hold.
+const KEPT_SEQUENCES: u32 = 8;
 
 /// Shares the memory that is left out to the caches. Half of it stays free for activations and for
 /// others; no cache is larger than what all sequences could use. Blocks that are not full are
@@ -260,6 +264,6 @@ fn set_capacity(info: &mut TokenModelInfo, options: &LoadOptions) -> Result<Limi
     Ok(Limits {
         tokens: info.kv_capacity_tokens,
         cross_tokens: info.cross_capacity_tokens,
-        sequences: options.max_sequences as usize,
+        sequences: info.max_sequences as usize,
     })
 }
