@@ -1,6 +1,8 @@
 //! Drawing tokens.
 
 use drivetrain_engine::TokenId;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::Scratch;
 
@@ -30,7 +32,35 @@ pub(crate) struct DrawKey {
     pub(crate) position: u64,
 }
 
+/// The random numbers of one key, one after the other.
+#[derive(Clone, Debug)]
+pub(crate) struct Numbers(ChaCha8Rng);
+
+impl DrawKey {
+    /// The key's numbers.
+    pub(crate) fn numbers(self) -> Numbers {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(self.choice);
+        rng.set_word_pos(u128::from(self.position) << 16);
+        Numbers(rng)
+    }
+}
+
+impl Numbers {
+    /// The next number, 0 or more and less than 1.
+    pub(crate) fn next(&mut self) -> f64 {
+        (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
 impl Sampling {
+    /// Divides `scores` by the temperature and sets those that the filters drop to minus infinity.
+    pub(crate) fn filter(&self, scores: &mut [f32], scratch: &mut Scratch) {
+        let _ = scratch;
+        let temperature = self.temperature.unwrap_or(1.0);
+        scores.iter_mut().for_each(|score| *score /= temperature);
+    }
+
     /// Filters `scores`, which [`super::Rules::apply`] has been through, and draws a token from what
     /// is left; `None` if no score is a number above minus infinity.
     pub(crate) fn draw(
