@@ -391,6 +391,10 @@ mod tests {
             json!({"eos_token_id": [1, "x"]}),
             &format!("eos_token_id = [1,\"x\"]: expected {TOKEN}, or a list of them"),
         );
+        check(
+            json!({"sequence_bias": [[[], 1.0]]}),
+            "sequence_bias = [[[],1.0]]: expected a list of pairs of a list of token ids and a number",
+        );
         check(json!({"num_beams": 0}), "num_beams = 0: expected a whole number, 1 or more");
         check(
             json!({"bad_words_ids": [[]]}),

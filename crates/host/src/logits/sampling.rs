@@ -291,9 +291,9 @@ fn keep_typical(mass: f64, max: f32, min_kept: usize, scratch: &mut Scratch) {
         let rank = (usual - (f64::from(token.score) - f64::from(max))).abs() as f32;
         Ranked { rank, tie: token.id, weight: token.weight }
     };
-    let last = last_kept(scratch, ranked, mass * moments.total, 1);
-    let least = last_kept(scratch, ranked, 0.0, min_kept);
-    let Some((last, least)) = last.zip(least) else { return };
+    let Some(last) = last_kept(scratch, ranked, mass * moments.total, 1) else { return };
+    let least = if min_kept > 1 { last_kept(scratch, ranked, 0.0, min_kept) } else { None };
+    let least = least.unwrap_or(last);
     scratch.kept.retain(|token| {
         let token = ranked(token);
         token.rank <= last.rank || compare(&token, &least).is_le()
