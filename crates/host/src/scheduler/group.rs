@@ -37,6 +37,8 @@ pub(crate) struct Group {
     pub(crate) n_shared: usize,
     pub(crate) encoder: Vec<TokenId>,
     pub(crate) is_encoded: bool,
+    /// Whether the engine has seen all of its prompt, after which it goes token by token.
+    pub(crate) is_through: bool,
     pub(crate) token_types: Vec<u32>,
     /// The engine's sequences: one until the prompt is through, then one for each choice that has
     /// not ended or each row of beams.
@@ -125,6 +127,7 @@ impl Group {
             n_shared: 0,
             encoder: work.encoder,
             is_encoded: false,
+            is_through: false,
             token_types: work.token_types,
             rows: vec![row],
             state,
@@ -146,6 +149,7 @@ impl Group {
             n_shared: 0,
             encoder: Vec::new(),
             is_encoded: false,
+            is_through: false,
             token_types: Vec::new(),
             rows: Vec::new(),
             state: State::Hidden { wanted: Wanted::Nothing, values: Vec::new() },
@@ -222,8 +226,7 @@ impl Group {
 
     /// Whether its prompt is through and it goes token by token.
     pub(crate) fn is_decoding(&self) -> bool {
-        self.generate().is_some()
-            && self.rows.iter().all(|row| row.n_done > 0 && row.n_to_run() - row.n_proposed == 1)
+        self.is_through
     }
 
     /// The next `n_tokens` of what the row at `row_idx` is to run, at least one and no more than

@@ -189,7 +189,8 @@ impl Scheduler {
         if let Some(base) = group.base.take() {
             self.prefixes.unpin(base);
         }
-        (group.n_shared, group.is_encoded) = (0, false);
+        group.n_shared = 0;
+        (group.is_encoded, group.is_through) = (false, false);
         group.prompt_scores.clear();
         for row in &mut group.rows {
             if row.is_born {

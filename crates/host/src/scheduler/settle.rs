@@ -87,6 +87,7 @@ impl Scheduler {
         if !is_through {
             return Ok(());
         }
+        group.is_through = true;
         self.keep_prompt(group, model);
         let n_before = rows.logits.len().saturating_sub(rows.n_logits);
         let logits = rows.logits.get_mut(n_before..).unwrap_or_default();

@@ -171,7 +171,7 @@ fn simulate(limits: Limits, arrivals: &[Arrival]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
 
     /// Nothing is lost, nothing ends twice, no capacity is exceeded, everything is released, and
     /// what a sequence says does not depend on its company.
