@@ -48,6 +48,10 @@ pub struct GenerationConfig {
     pub min_new_tokens: Option<u32>,
     /// Beams of beam search; 1 is greedy search or sampling.
     pub num_beams: Option<u32>,
+    /// Groups that the beams are divided into.
+    pub num_beam_groups: Option<u32>,
+    /// What a token loses for each beam of an earlier group that chose it; 0 or more.
+    pub diversity_penalty: Option<f64>,
     /// Answers to give for one prompt.
     pub num_return_sequences: Option<u32>,
     /// When beam search stops.
@@ -82,6 +86,8 @@ pub struct GenerationConfig {
     pub encoder_no_repeat_ngram_size: Option<u32>,
     /// Token sequences that may not occur.
     pub bad_words_ids: Vec<Vec<u32>>,
+    /// What is added to the score of a token that would complete one of these sequences.
+    pub sequence_bias: Vec<(Vec<u32>, f32)>,
     /// Tokens that may not occur.
     pub suppress_tokens: Vec<u32>,
     /// Tokens that may not come first.
@@ -90,6 +96,10 @@ pub struct GenerationConfig {
     pub renormalize_logits: Option<bool>,
     /// Whether infinite logits and those that are no number are replaced.
     pub remove_invalid_values: Option<bool>,
+    /// Tokens proposed at once by looking the last ones up in the text so far; 0 for none.
+    pub prompt_lookup_num_tokens: Option<u32>,
+    /// The longest run of last tokens that is looked up.
+    pub max_matching_ngram_size: Option<u32>,
 }
 
 impl GenerationConfig {
@@ -126,6 +136,10 @@ impl GenerationConfig {
             min_length: json.opt_u32("min_length")?,
             min_new_tokens: json.opt_u32("min_new_tokens")?,
             num_beams: at_least_one(json, "num_beams")?,
+            num_beam_groups: at_least_one(json, "num_beam_groups")?,
+            diversity_penalty: ranged(json, "diversity_penalty", "a number, 0 or more", |x| {
+                x >= 0.0
+            })?,
             num_return_sequences: at_least_one(json, "num_return_sequences")?,
             early_stopping: early_stopping(json)?,
             do_sample: json.opt_bool("do_sample")?,
@@ -144,10 +158,13 @@ impl GenerationConfig {
             no_repeat_ngram_size: json.opt_u32("no_repeat_ngram_size")?,
             encoder_no_repeat_ngram_size: json.opt_u32("encoder_no_repeat_ngram_size")?,
             bad_words_ids: bad_words(json)?,
+            sequence_bias: sequence_bias(json)?,
             suppress_tokens: tokens(json, "suppress_tokens")?,
             begin_suppress_tokens: tokens(json, "begin_suppress_tokens")?,
             renormalize_logits: json.opt_bool("renormalize_logits")?,
             remove_invalid_values: json.opt_bool("remove_invalid_values")?,
+            prompt_lookup_num_tokens: json.opt_u32("prompt_lookup_num_tokens")?,
+            max_matching_ngram_size: at_least_one(json, "max_matching_ngram_size")?,
         })
     }
 
@@ -301,18 +318,24 @@ fn bad_words(json: &JsonFile) -> Result<Vec<Vec<u32>>, ArtifactError> {
     const KEY: &str = "bad_words_ids";
     let invalid = || json.invalid(KEY, "a list of non-empty lists of token ids");
     let Some(value) = json.get(KEY)? else { return Ok(Vec::new()) };
-    let read_id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-    value
-        .as_array()
-        .ok_or_else(invalid)?
-        .iter()
-        .map(|word| {
-            word.as_array()
-                .and_then(|ids| ids.iter().map(read_id).collect::<Option<Vec<u32>>>())
-                .filter(|ids| !ids.is_empty())
-                .ok_or_else(invalid)
-        })
-        .collect()
+    value.as_array().ok_or_else(invalid)?.iter().map(|w| run(w).ok_or_else(invalid)).collect()
+}
+
+fn sequence_bias(json: &JsonFile) -> Result<Vec<(Vec<u32>, f32)>, ArtifactError> {
+    const KEY: &str = "sequence_bias";
+    let invalid = || json.invalid(KEY, "a list of pairs of a list of token ids and a number");
+    let Some(value) = json.get(KEY)? else { return Ok(Vec::new()) };
+    let pair = |value: &Value| match value.as_array()?.as_slice() {
+        [ids, bias] => Some((run(ids)?, bias.as_f64()? as f32)),
+        _ => None,
+    };
+    value.as_array().ok_or_else(invalid)?.iter().map(|v| pair(v).ok_or_else(invalid)).collect()
+}
+
+/// A non-empty list of token ids.
+fn run(value: &Value) -> Option<Vec<u32>> {
+    let ids = value.as_array().filter(|ids| !ids.is_empty())?;
+    ids.iter().map(|id| u32::try_from(id.as_u64()?).ok()).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A loaded model's task: what turns requests into work and outcomes into replies.
 
+use drivetrain_artifacts::EarlyStopping as Stopping;
 use drivetrain_artifacts::{DecodeSpecial, JsonFile, SpecialTokens};
 use drivetrain_engine::{EngineError, ModelKind, TokenModelInfo};
 use serde_json::Value;
@@ -9,8 +10,8 @@ use super::{Generated, Task, TaskReply, TaskRequest};
 use super::{feature_extraction, summarization, text_generation, text2text_generation};
 use crate::HostError;
 use crate::constraint::Grammars;
-use crate::generate::ChatRenderer;
-use crate::logits::{Defaults, Params};
+use crate::generate::{ChatRenderer, Naming};
+use crate::logits::{Defaults, EarlyStopping, Params};
 use crate::scheduler::{Choice, Limits, Outcome, Work};
 
 /// Most tokens of one request's inputs, all together: a body of few bytes may hold many inputs.
@@ -18,6 +19,9 @@ const MAX_TOKENS: usize = 1 << 20;
 
 /// Most values of one request's features, all together: 256 MiB, and several times that as text.
 const MAX_VALUES: usize = 64 << 20;
+
+/// What messages call the parameters of `tokenize_kwargs`.
+const INNER: Naming = Naming { prefix: "parameters.tokenize_kwargs.", renamed: &[] };
 
 /// A loaded model's task, with all that its requests need.
 pub(crate) struct TaskContext {
@@ -78,7 +82,7 @@ impl TaskContext {
         let configured = json.map(|json: &JsonFile| json.opt_u32("decoder_start_token_id"));
         let shift_start =
             configured.transpose()?.flatten().or(text.generation.decoder_start_token_id);
-        let defaults = defaults(model, &text, info);
+        let defaults = defaults(&text, info);
         Ok(Self {
             model: model.to_owned(),
             task,
@@ -110,7 +114,7 @@ impl TaskContext {
         if request.inputs.is_empty() {
             return Err(HostError::bad_request("inputs is empty: give at least one text"));
         }
-        let params = Params(&request.parameters);
+        let params = Params::new(&request.parameters, Naming::default());
         params.log_unknown(&request.id);
         let (works, prepared) = match self.task {
             Task::FeatureExtraction => feature_extraction::prepare(self, request, params)?,
@@ -272,7 +276,7 @@ impl Encoding {
     ) -> Result<Self, HostError> {
         let inner = match params.get("tokenize_kwargs") {
             None => None,
-            Some(Value::Object(map)) => Some(Params(map)),
+            Some(Value::Object(map)) => Some(Params::new(map, INNER)),
             Some(value) => {
                 return Err(HostError::bad_request(format!(
                     "parameters.tokenize_kwargs={value}: expected an object"
@@ -384,17 +388,9 @@ fn check_tokens(task: Task, text: &ModelText, info: &TokenModelInfo) -> Result<(
     Ok(())
 }
 
-/// What the model's files say of generation, said once where this version can't follow.
-fn defaults(model: &str, text: &ModelText, info: &TokenModelInfo) -> Defaults {
+/// What the model's files say of generation.
+fn defaults(text: &ModelText, info: &TokenModelInfo) -> Defaults {
     let generation = &text.generation;
-    if generation.do_sample == Some(true) || generation.num_beams.is_some_and(|n| n > 1) {
-        tracing::warn!(
-            model,
-            do_sample = generation.do_sample,
-            num_beams = generation.num_beams,
-            "the generation configuration asks for sampling or beams: this version decodes greedily"
-        );
-    }
     Defaults {
         bos_token_id: generation.bos_token_id,
         eos_token_id: generation.eos_token_id.clone().into(),
@@ -405,12 +401,36 @@ fn defaults(model: &str, text: &ModelText, info: &TokenModelInfo) -> Defaults {
         max_new_tokens: generation.max_new_tokens,
         min_length: generation.min_length,
         min_new_tokens: generation.min_new_tokens,
+        do_sample: generation.do_sample,
+        temperature: generation.temperature,
+        top_k: generation.top_k,
+        top_p: generation.top_p,
+        min_p: generation.min_p,
+        typical_p: generation.typical_p,
+        epsilon_cutoff: generation.epsilon_cutoff,
+        eta_cutoff: generation.eta_cutoff,
+        num_beams: generation.num_beams,
+        num_beam_groups: generation.num_beam_groups,
+        num_return_sequences: generation.num_return_sequences,
+        diversity_penalty: generation.diversity_penalty,
+        length_penalty: generation.length_penalty,
+        early_stopping: match generation.early_stopping {
+            None | Some(Stopping::Heuristic) => EarlyStopping::Heuristic,
+            Some(Stopping::Immediate) => EarlyStopping::Immediate,
+            Some(Stopping::Never) => EarlyStopping::Never,
+        },
         repetition_penalty: generation.repetition_penalty,
+        encoder_repetition_penalty: generation.encoder_repetition_penalty,
         no_repeat_ngram_size: generation.no_repeat_ngram_size,
+        encoder_no_repeat_ngram_size: generation.encoder_no_repeat_ngram_size,
         bad_words_ids: generation.bad_words_ids.clone().into(),
+        sequence_bias: generation.sequence_bias.clone().into(),
         suppress_tokens: generation.suppress_tokens.clone().into(),
         begin_suppress_tokens: generation.begin_suppress_tokens.clone().into(),
         exponential_decay_length_penalty: generation.exponential_decay_length_penalty,
+        remove_invalid_values: generation.remove_invalid_values,
+        n_lookup: generation.prompt_lookup_num_tokens,
+        lookup_ngram: generation.max_matching_ngram_size,
         is_encoder_decoder: info.kind == ModelKind::EncoderDecoder,
         n_logits: info.n_logits,
         max_positions: info.max_positions,

@@ -21,9 +21,8 @@ const MAX_PROMPTS: usize = 1024;
 /// Most choices of one request, over all its prompts.
 const MAX_CHOICES: usize = 4096;
 
-/// Most bad words, and most bytes of one.
-const MAX_BAD_WORDS: usize = 256;
-const MAX_WORD_BYTES: usize = 1024;
+/// Most bytes of all bad words.
+const MAX_WORD_BYTES: usize = 64 << 10;
 
 /// A request for generated text, ready for the model.
 #[derive(Debug)]
@@ -56,9 +55,10 @@ impl TaskContext {
     ) -> Result<PreparedGeneration, HostError> {
         self.check_generates()?;
         check_prompts(&request.prompts)?;
-        let params = Params(&request.parameters);
+        let params = Params::new(&request.parameters, request.naming);
         params.log_unknown(&request.id);
-        let generation = GenerationParams::read(params, &self.defaults)?;
+        let mut generation = GenerationParams::read(params, &self.defaults, request.is_streamed)?;
+        generation.ban(bad_words(self, &generation, request.naming)?);
         let special = decode_special(params)?;
         let shared = self.shared(request, params)?;
         let extras = Extras::read(self, &generation, &shared, special)?;
@@ -73,7 +73,7 @@ impl TaskContext {
             } else {
                 (Vec::new(), ids.clone())
             };
-            let mut goal = generation.generate(tokens.len())?;
+            let mut goal = generation.generate(tokens.len(), &ids)?;
             extras.add_to(&mut goal);
             let (n_choices, seed) = choices(&goal.search);
             plans.push(Plan { prompt: PromptInfo { text, ids }, n_choices, seed });
@@ -281,13 +281,7 @@ impl TaskContext {
         }
         let n_kept = generation.n_kept().min(n_choices);
         let comes_by_token = !has_beams && n_kept == n_choices;
-        if request.is_streamed && !comes_by_token {
-            let name = naming.shown(if has_beams { "num_beams" } else { "best_of" });
-            return Err(HostError::bad_request(format!(
-                "{name}: such answers come only at the end; leave it out, or do not stream"
-            )));
-        }
-        let params = Params(&request.parameters);
+        let params = Params::new(&request.parameters, request.naming);
         let wants_logprobs = report.logprobs || report.n_top > 0;
         Ok(Answering {
             special: extras.special,
@@ -354,7 +348,6 @@ struct Extras {
     stop_ids: Arc<[TokenId]>,
     watch: Option<StopWatch>,
     constraint: Option<crate::constraint::Constraint>,
-    bad_words: Vec<Vec<TokenId>>,
     n_kept: usize,
 }
 
@@ -380,7 +373,6 @@ impl Extras {
             stop_ids: stop_ids.into(),
             watch,
             constraint,
-            bad_words: bad_words(context, shared)?,
             n_kept: generation.n_kept(),
         })
     }
@@ -390,41 +382,32 @@ impl Extras {
         goal.constraint.clone_from(&self.constraint);
         // Where not all choices are given, they are compared by their log-probabilities.
         goal.report.logprobs |= self.n_kept < choices(&goal.search).0;
-        if !self.bad_words.is_empty() {
-            let known = goal.rules.bad_words.iter().cloned();
-            goal.rules.bad_words = known.chain(self.bad_words.iter().cloned()).collect();
-        }
     }
 }
 
-/// `bad_words`: texts, each of which is tokenised as it stands at the start of a text and, if only
-/// its first token differs there, as it stands behind a space: what vLLM's `sampling_params.py` does.
-fn bad_words(context: &TaskContext, shared: &Shared<'_>) -> Result<Vec<Vec<TokenId>>, HostError> {
-    let name = "bad_words";
-    let Some(value) = shared.params.get(name) else { return Ok(Vec::new()) };
-    let wrong = || {
-        HostError::bad_request(format!(
-            "{}: expected a list of at most {MAX_BAD_WORDS} texts, each of 1 to {MAX_WORD_BYTES} \
-             bytes",
-            shared.naming.shown(name)
-        ))
-    };
-    let words = value.as_array().filter(|words| words.len() <= MAX_BAD_WORDS).ok_or_else(wrong)?;
+/// The tokens of `bad_words`: of each as it stands at the start of a text and, if only its first
+/// token differs there, as it stands behind a space: what vLLM's `sampling_params.py` does.
+fn bad_words(
+    context: &TaskContext,
+    generation: &GenerationParams,
+    naming: Naming,
+) -> Result<Vec<Vec<TokenId>>, HostError> {
+    let words = generation.bad_word_strings();
+    let n_bytes: usize = words.iter().map(String::len).sum();
+    if n_bytes > MAX_WORD_BYTES {
+        return Err(HostError::bad_request(format!(
+            "{}: {n_bytes} bytes in all: expected {MAX_WORD_BYTES} at most",
+            naming.shown("bad_words")
+        )));
+    }
     let n_logits = context.limits().info.n_logits;
-    let mut all: Vec<Vec<TokenId>> = Vec::new();
-    for word in words {
-        let word = word.as_str().map(str::trim_start).ok_or_else(wrong)?;
-        if word.is_empty() || word.len() > MAX_WORD_BYTES {
-            return Err(wrong());
-        }
+    let mut all = Vec::new();
+    for word in words.iter().map(|word| word.trim_start()).filter(|word| !word.is_empty()) {
         let alone = context.text.encode(word, SpecialTokens::None)?.ids;
         let inside = context.text.encode(&format!(" {word}"), SpecialTokens::None)?.ids;
         let differs = inside.len() == alone.len() && inside.first() != alone.first();
-        for ids in std::iter::once(alone).chain(differs.then_some(inside)) {
-            if !ids.is_empty() && ids.iter().all(|id| *id < n_logits) {
-                all.push(ids);
-            }
-        }
+        let each = std::iter::once(alone).chain(differs.then_some(inside));
+        all.extend(each.filter(|ids| !ids.is_empty() && ids.iter().all(|id| *id < n_logits)));
     }
     Ok(all)
 }

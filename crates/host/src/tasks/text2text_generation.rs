@@ -1,23 +1,21 @@
 //! `text2text-generation`: what an encoder-decoder model says to each input.
 
 use super::context::{Budget, Encoding, Item, Prepared, TaskContext, decode_special};
-use super::{Task, TaskReply, TaskRequest};
+use super::{Task, TaskReply, TaskRequest, text_generation};
 use crate::HostError;
 use crate::logits::{GenerationParams, Params};
-use crate::scheduler::{Generate, Goal, Outcome, Work};
+use crate::scheduler::{Outcome, Work};
 
 pub(super) fn prepare(
     context: &TaskContext,
     request: &TaskRequest,
     params: Params<'_>,
 ) -> Result<(Vec<Work>, Prepared), HostError> {
-    let generation = GenerationParams::read(params, &context.defaults)?;
+    let generation = GenerationParams::read(params, &context.defaults, false)?;
     let limit = context.limits().info.max_encoder_positions as usize;
     let how = Encoding::read(context, params, limit)?;
     let special = decode_special(params)?;
     let start = start(context, params)?;
-    // The decoder always starts with the start token alone.
-    let rules = generation.rules(1)?;
     let mut budget = Budget::new(0);
     let mut works = Vec::with_capacity(request.inputs.len());
     let mut items = Vec::with_capacity(request.inputs.len());
@@ -30,8 +28,8 @@ pub(super) fn prepare(
         }
         budget.take(idx, encoder.len())?;
         items.push(Item { n_prompt_tokens: encoder.len(), prompt: None });
-        let goal =
-            Goal::Generate(Box::new(Generate { rules: rules.clone(), ..Generate::default() }));
+        // The decoder always starts with the start token alone.
+        let goal = text_generation::goal(context, &generation, special, (1, &encoder))?;
         works.push(Work { encoder, tokens: vec![start], token_types: Vec::new(), goal });
     }
     Ok((works, Prepared { items, special, is_full_text: false }))

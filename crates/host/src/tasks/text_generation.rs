@@ -1,18 +1,21 @@
 //! `text-generation`: how a decoder-only model continues each input, as transformers' pipeline of
 //! that name: the reply has the prompt before the new text unless `return_full_text` is false.
 
+use drivetrain_artifacts::DecodeSpecial;
+
 use super::context::{Budget, Encoding, Item, Prepared, Prompt, TaskContext, decode_special};
 use super::{Generated, Task, TaskReply, TaskRequest};
 use crate::HostError;
 use crate::logits::{GenerationParams, Params};
-use crate::scheduler::{Generate, Goal, Outcome, Work};
+use crate::scheduler::{Goal, Outcome, Work};
+use crate::text::StopWatch;
 
 pub(super) fn prepare(
     context: &TaskContext,
     request: &TaskRequest,
     params: Params<'_>,
 ) -> Result<(Vec<Work>, Prepared), HostError> {
-    let generation = GenerationParams::read(params, &context.defaults)?;
+    let generation = GenerationParams::read(params, &context.defaults, false)?;
     let limit = context.limits().info.max_positions as usize;
     let how = Encoding::read(context, params, limit)?;
     let is_full_text = params.flag("return_full_text")?.unwrap_or(true);
@@ -34,12 +37,27 @@ pub(super) fn prepare(
         // As `generate` without input: the start token stands for it, and is no part of the prompt.
         let tokens = if ids.is_empty() { vec![start(context, idx)?] } else { ids };
         budget.take(idx, tokens.len())?;
-        let rules = generation.rules(tokens.len())?;
         items.push(Item { n_prompt_tokens, prompt });
-        let goal = Goal::Generate(Box::new(Generate { rules, ..Generate::default() }));
+        let goal = goal(context, &generation, special, (tokens.len(), &tokens))?;
         works.push(Work { encoder: Vec::new(), tokens, token_types: Vec::new(), goal });
     }
     Ok((works, Prepared { items, special, is_full_text }))
+}
+
+/// How an input is answered whose decoder starts with so many tokens and whose encoder reads these,
+/// the prompt for a model without one.
+pub(super) fn goal(
+    context: &TaskContext,
+    generation: &GenerationParams,
+    special: DecodeSpecial,
+    (n_prompt, encoder): (usize, &[u32]),
+) -> Result<Goal, HostError> {
+    let mut generate = generation.generate(n_prompt, encoder)?;
+    let strings = generation.stop_strings();
+    if !strings.is_empty() {
+        generate.stops = Some(StopWatch::new(strings, context.text.stream(special)));
+    }
+    Ok(Goal::Generate(Box::new(generate)))
 }
 
 fn start(context: &TaskContext, idx: usize) -> Result<u32, HostError> {
