@@ -19,5 +19,8 @@ pub use run::Generation;
 
 pub(crate) use answers::{Answering, Answers, Plan};
 pub(crate) use chat::ChatRenderer;
-pub(crate) use pipe::{Pipe, PipeSink};
+pub(crate) use pipe::Pipe;
 pub(crate) use run::Term;
+
+#[cfg(test)]
+mod tests;

@@ -290,7 +290,10 @@ impl TaskContext {
             stop_ids: Arc::clone(&extras.stop_ids),
             n_kept,
             comes_by_token,
-            wants_tokens: wants_logprobs || params.flag("details")?.unwrap_or(false),
+            // Beams have no log-probabilities of their tokens, and tokens all the same.
+            wants_tokens: wants_logprobs
+                || params.flag("details")?.unwrap_or(false)
+                || params.get("logprobs").is_some_and(|value| *value != Value::Bool(false)),
             wants_logprobs,
             wants_full_text: self.limits().info.kind == ModelKind::Decoder
                 && params.flag("return_full_text")?.unwrap_or(false),
