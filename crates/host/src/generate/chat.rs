@@ -184,7 +184,7 @@ fn environment() -> Environment<'static> {
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_fuel(Some(FUEL));
     env.set_unknown_method_callback(method);
-    env.set_formatter(|out, _, value| Ok(python::write_str(out, value)?));
+    env.set_formatter(|out, _, value| python::write_str(out, value));
     env.add_filter("tojson", python::to_json);
     env.add_filter("string", |value: &Any| python::to_str(value));
     env.add_test("sequence", |value: &Any| value.len().is_some());

@@ -110,7 +110,7 @@ impl Moment {
         let month = MONTHS.get(self.month.wrapping_sub(1)).copied().unwrap_or_default();
         let weekday = DAYS.get(self.weekday).copied().unwrap_or_default();
         let short = |name: &'static str| name.get(..3).unwrap_or(name);
-        let hour = if self.hour % 12 == 0 { 12 } else { self.hour % 12 };
+        let hour = (self.hour + 11) % 12 + 1;
         let half = if self.hour < 12 { "AM" } else { "PM" };
         let Self { year, day, hour: hour24, minute, second, .. } = self;
         let n = self.month;
@@ -144,9 +144,9 @@ impl Moment {
                 short(month)
             ),
             'z' | 'Z' => Ok(()),
-            'n' => write!(out, "\n"),
-            't' => write!(out, "\t"),
-            '%' => write!(out, "%"),
+            'n' => out.write_char('\n'),
+            't' => out.write_char('\t'),
+            '%' => out.write_char('%'),
             _ => return false,
         };
         written.is_ok()
