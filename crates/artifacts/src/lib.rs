@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 mod archive;
+mod chat_template;
 mod error;
 mod file;
 mod generation;
@@ -18,6 +19,7 @@ mod tokenizer;
 
 mod weights;
 
+pub use chat_template::ChatTemplates;
 pub use error::ArtifactError;
 pub use generation::{EarlyStopping, GenerationConfig};
 pub use json::JsonFile;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where its ground gives way")]
 
 mod article;
+mod clients;
 mod contract;
 mod drain;
 mod engines;

@@ -4,6 +4,7 @@ mod class;
 mod cleanup;
 mod definition;
 mod guard;
+mod pieces;
 mod special;
 mod stream;
 
@@ -14,8 +15,8 @@ use tokenizers::ModelWrapper;
 
 pub use stream::DecodeStream;
 
+use crate::chat_template::ChatTemplates;
 use crate::error::ArtifactError;
-use crate::file::read_bounded;
 use crate::json::JsonFile;
 use crate::model_config::MAX_CONFIG_BYTES;
 use crate::model_dir::ModelDir;
@@ -23,9 +24,6 @@ use special::SpecialNames;
 
 /// Largest `tokenizer.json` or vocabulary, in bytes.
 const MAX_TOKENIZER_BYTES: u64 = 512 << 20;
-
-/// Largest `chat_template.jinja`, in bytes.
-const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 
 /// Whether encoding adds the tokens that the model expects around a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +68,8 @@ struct Inner {
     names: SpecialNames,
     vocab_size: u32,
     model_max_length: Option<u32>,
-    chat_template: Option<String>,
+    chat_templates: ChatTemplates,
+    spelling: pieces::Spelling,
     clean_up: bool,
     /// Whether bytes that no token has are tokens of their own, `<0x0A>`.
     byte_fallback: bool,
@@ -91,7 +90,7 @@ impl Tokenizer {
         let definition = definition::Definition::find(dir, &config, model_config.as_ref())?;
         let path = definition.path.clone();
         let named = special::SpecialSettings::read(dir, &config, &definition)?;
-        let template = chat_template(dir, &config)?;
+        let chat_templates = ChatTemplates::read(dir, &config)?;
         let settings = Settings::read(&config)?;
         let (backend, names, vocab_size) =
             guard::call(|| definition.build(&named, &settings, &config))
@@ -102,7 +101,8 @@ impl Tokenizer {
             names,
             vocab_size,
             model_max_length: settings.model_max_length,
-            chat_template: template,
+            chat_templates,
+            spelling: pieces::Spelling::of(&backend),
             clean_up: settings.clean_up && (!is_bpe || settings.clean_up_bpe),
             byte_fallback: stream::has_byte_fallback(&backend),
             backend,
@@ -223,10 +223,19 @@ impl Tokenizer {
         self.0.model_max_length
     }
 
-    /// The template that makes one text of a conversation, in Jinja: `chat_template.jinja`, else
-    /// that of `tokenizer_config.json`.
+    /// The template that makes one text of a conversation, where nothing asks for another one.
     pub fn chat_template(&self) -> Option<&str> {
-        self.0.chat_template.as_deref()
+        self.0.chat_templates.get("default")
+    }
+
+    /// All templates that make one text of a conversation.
+    pub fn chat_templates(&self) -> &ChatTemplates {
+        &self.0.chat_templates
+    }
+
+    /// All named special tokens, such as `bos_token`, with their texts.
+    pub fn special_tokens(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.names.iter().map(|(name, text)| (name.as_str(), text.as_str()))
     }
 
     /// The file the vocabulary comes from.
@@ -302,28 +311,4 @@ impl Settings {
 
 fn optional_json(dir: &ModelDir, name: &str) -> Result<Option<JsonFile>, ArtifactError> {
     dir.file(name)?.map(|path| JsonFile::read(&path, MAX_CONFIG_BYTES)).transpose()
-}
-
-fn chat_template(dir: &ModelDir, config: &JsonFile) -> Result<Option<String>, ArtifactError> {
-    const KEY: &str = "chat_template";
-    if let Some(path) = dir.file("chat_template.jinja")? {
-        let text = read_bounded(&path, MAX_TEMPLATE_BYTES)?;
-        return Ok(Some(String::from_utf8_lossy(&text).into_owned()));
-    }
-    let wanted = "a template, or a list of objects with a name and a template";
-    let named = |name: &str| -> Option<&str> {
-        let templates = config.get(KEY).ok()??.as_array()?;
-        let found =
-            templates.iter().find(|template| template.get("name").is_some_and(|n| n == name));
-        found?.get("template")?.as_str()
-    };
-    match config.get(KEY)? {
-        None => Ok(None),
-        Some(serde_json::Value::String(template)) => Ok(Some(template.clone())),
-        Some(serde_json::Value::Array(_)) => Ok(named("default").map(str::to_owned)),
-        Some(serde_json::Value::Object(templates)) => {
-            Ok(templates.get("default").and_then(|t| t.as_str()).map(str::to_owned))
-        }
-        Some(_) => Err(config.invalid(KEY, wanted)),
-    }
 }

@@ -142,3 +142,31 @@ fn a_panic_of_the_library_is_an_error() {
     // Whether it is refused or panics is the library's affair; it must end here.
     let _ = read(dir.path()).map(|tokenizer| tokenizer.encode("text", SpecialTokens::Add));
 }
+
+#[test]
+fn tokens_alone_make_the_text() {
+    let reference: Value =
+        serde_json::from_slice(&fs::read(data("reference.json")).unwrap()).unwrap();
+    let mut n_checked = 0;
+    for (name, expect) in reference["tokenizers"].as_object().unwrap() {
+        let tokenizer =
+            read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name)).unwrap();
+        if name.contains("bert") && !name.contains("roberta") {
+            continue;
+        }
+        for case in expect["cases"].as_array().unwrap() {
+            let ids = ids(&case[0]);
+            let own = ids.iter().filter(|id| !tokenizer.is_special(**id));
+            let bytes: Vec<u8> = own.flat_map(|id| tokenizer.token_bytes(*id)).collect();
+            let text = case[2].as_str().unwrap();
+            if text.contains('\u{fffd}') {
+                continue;
+            }
+            let found = String::from_utf8(bytes).unwrap();
+            // The first token's space is its own, and decoding takes it away.
+            assert_eq!(found.trim_start_matches(' '), text.trim_start_matches(' '), "{name}");
+            n_checked += 1;
+        }
+    }
+    assert!(n_checked > 20, "{n_checked}");
+}

@@ -6,6 +6,8 @@
 //! change it. Dropping the generation cancels the work at the next step. A reader that is slow makes
 //! its sequences rest, and nobody else.
 
+mod answers;
+mod chat;
 mod event;
 mod pipe;
 mod request;
@@ -15,5 +17,10 @@ pub use event::{Completion, Event, PromptInfo, StopCause, TokenDetail, TopToken}
 pub use request::{Chat, GenerateRequest, Naming, Prompt};
 pub use run::Generation;
 
-pub(crate) use pipe::{Pipe, PipeSink};
+pub(crate) use answers::{Answering, Answers, Plan};
+pub(crate) use chat::ChatRenderer;
+pub(crate) use pipe::Pipe;
 pub(crate) use run::Term;
+
+#[cfg(test)]
+mod tests;

@@ -53,7 +53,11 @@ impl Shared {
 impl Pipe {
     /// A pipe; `place` is held until the job has started.
     pub(crate) fn new(place: Place) -> (Self, PipeSink) {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            // A step adds one token of each sequence, so there may be a few more.
+            queue: Mutex::new(VecDeque::with_capacity(2 * TOKENS_AHEAD)),
+            ..Shared::default()
+        });
         (Self(Arc::clone(&shared)), PipeSink { shared, place: Some(place) })
     }
 

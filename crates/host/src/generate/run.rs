@@ -5,14 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use drivetrain_artifacts::DecodeStream;
-
-use super::event::{Completion, Event, PromptInfo, TokenDetail};
+use super::answers::Answers;
+use super::event::{Completion, Event, PromptInfo};
 use super::pipe::{Happened, Pipe};
 use crate::activity::ActiveRequest;
-use crate::model::DRAIN_GRACE;
-use crate::scheduler::{Choice, Outcome};
-use crate::tasks::TaskContext;
+use crate::model::{DRAIN_GRACE, Lifecycle};
 use crate::{FinishReason, HostError};
 
 /// When a request came, and when it is of no use any more.
@@ -24,22 +21,33 @@ pub(crate) struct Term {
 
 /// A generation under way: a stream of [`Event`]s. Dropping it cancels the work.
 pub struct Generation {
-    pub(crate) pipe: Pipe,
-    pub(crate) prompts: Vec<PromptInfo>,
-    pub(crate) tasks: Arc<TaskContext>,
-    /// One for each prompt's single choice.
-    pub(crate) streams: Vec<DecodeStream>,
-    pub(crate) texts: Vec<String>,
-    pub(crate) ready: VecDeque<Event>,
-    pub(crate) term: Term,
-    pub(crate) guard: ActiveRequest,
-    pub(crate) is_over: bool,
+    pipe: Pipe,
+    answers: Answers,
+    ready: VecDeque<Event>,
+    term: Term,
+    guard: ActiveRequest,
+    lifecycle: Arc<Lifecycle>,
+    span: tracing::Span,
+    /// How it ended, once it has.
+    end: Option<&'static str>,
 }
 
 impl Generation {
+    /// A generation whose events come through `pipe`; `id` is the request's, for logs.
+    pub(crate) fn new(
+        id: &str,
+        pipe: Pipe,
+        answers: Answers,
+        term: Term,
+        (guard, lifecycle): (ActiveRequest, Arc<Lifecycle>),
+    ) -> Self {
+        let span = tracing::debug_span!("request", id, model = answers.model());
+        Self { pipe, answers, ready: VecDeque::new(), term, guard, lifecycle, span, end: None }
+    }
+
     /// The prompts as the model reads them, in the request's order.
     pub fn prompts(&self) -> &[PromptInfo] {
-        &self.prompts
+        self.answers.prompts()
     }
 
     /// What happens next; `None` when every choice of every prompt is done. An error is the last.
@@ -49,7 +57,11 @@ impl Generation {
             if let Some(event) = self.ready.pop_front() {
                 return Some(Ok(event));
             }
-            if self.is_over {
+            if self.end.is_some() {
+                return None;
+            }
+            if self.answers.are_done() {
+                self.end = Some("done");
                 return None;
             }
             let deadline = self.term.deadline;
@@ -57,24 +69,17 @@ impl Generation {
                 biased;
                 happened = self.pipe.next() => happened,
                 () = tokio::time::sleep_until(deadline.into()) => {
-                    self.is_over = true;
-                    return Some(Err(HostError::Timeout {
-                        model: self.tasks.model().to_owned(),
+                    return Some(Err(self.fail("too late", HostError::Timeout {
+                        model: self.answers.model().to_owned(),
                         waited: deadline.saturating_duration_since(self.term.submitted),
-                    }));
+                    })));
                 }
                 () = self.guard.past_drain(DRAIN_GRACE) => {
-                    self.is_over = true;
-                    return Some(Err(HostError::ShuttingDown));
+                    return Some(Err(self.fail("shut down", HostError::ShuttingDown)));
                 }
             };
-            match happened {
-                None => self.is_over = true,
-                Some(Happened::Failed(error)) => {
-                    self.is_over = true;
-                    return Some(Err(error));
-                }
-                Some(happened) => self.take(happened),
+            if let Err(error) = self.take(happened) {
+                return Some(Err(self.fail("failed", error)));
             }
         }
     }
@@ -94,65 +99,53 @@ impl Generation {
         Ok(completions)
     }
 
-    fn take(&mut self, happened: Happened) {
-        match happened {
-            Happened::Token { item, choice, token, .. } => {
-                let text = self
-                    .streams
-                    .get_mut(item)
-                    .and_then(|stream| stream.push(token.id))
-                    .unwrap_or_default();
-                if let Some(whole) = self.texts.get_mut(item) {
-                    whole.push_str(&text);
-                }
-                let token = TokenDetail {
-                    id: token.id,
-                    text: text.clone(),
-                    bytes: text.clone().into_bytes(),
-                    logprob: None,
-                    is_special: false,
-                    top: Vec::new(),
-                };
-                self.ready.push_back(Event::Token { prompt: item, choice, token, text });
+    fn fail(&mut self, end: &'static str, error: HostError) -> HostError {
+        self.end = Some(end);
+        self.ready.clear();
+        error
+    }
+
+    /// Turns what happened into events.
+    fn take(&mut self, happened: Option<Happened>) -> Result<(), HostError> {
+        let event = match happened.ok_or_else(|| self.lifecycle.lost())? {
+            Happened::Failed(error) => return Err(error),
+            Happened::Prompt { item, tokens } => self.answers.prompt(item, &tokens),
+            Happened::Token { item, choice, token, top } => {
+                self.answers.token(item, choice, token, &top)
             }
-            Happened::Finished { item, outcome: Outcome::Generated(choices) } => {
-                let rest =
-                    self.streams.get_mut(item).and_then(DecodeStream::finish).unwrap_or_default();
-                for (choice, Choice { ids, finish, score, .. }) in choices.into_iter().enumerate() {
-                    let mut text = self.texts.get(item).cloned().unwrap_or_default();
-                    text.push_str(&rest);
-                    let completion = Completion {
-                        prompt: item,
-                        choice,
-                        text,
-                        full_text: None,
-                        finish,
-                        stop: None,
-                        n_prompt_tokens: self.prompts.get(item).map_or(0, |p| p.ids.len()),
-                        ids,
-                        tokens: Vec::new(),
-                        logprob: None,
-                        score,
-                        seed: None,
-                    };
-                    self.ready.push_back(Event::Done { text: rest.clone(), completion });
-                }
+            Happened::ChoiceFinished { item, choice, finish, stop } => {
+                self.answers.choice_finished(item, choice, finish, stop)?
             }
-            Happened::Prompt { .. }
-            | Happened::ChoiceFinished { .. }
-            | Happened::Finished { .. } => {}
-            Happened::Failed(_) => debug_assert!(false, "taken by the caller"),
-        }
+            Happened::Finished { item, outcome } => {
+                self.answers.finished(item, outcome, &mut self.ready)?;
+                None
+            }
+        };
+        self.ready.extend(event);
+        Ok(())
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        tracing::debug!(
+            parent: &self.span,
+            end = self.end.unwrap_or("nobody waits"),
+            n_prompts = self.prompts().len(),
+            n_prompt_tokens = self.prompts().iter().map(|prompt| prompt.ids.len()).sum::<usize>(),
+            n_tokens = self.answers.n_tokens(),
+            elapsed_ms = self.term.submitted.elapsed().as_millis() as u64,
+            "the request has ended"
+        );
     }
 }
 
 impl fmt::Debug for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Generation").field("prompts", &self.prompts.len()).finish_non_exhaustive()
+        f.debug_struct("Generation").field("prompts", &self.prompts().len()).finish_non_exhaustive()
     }
 }
 
-/// Whether generation ended by itself.
 impl FinishReason {
     /// Whether the model itself came to the end, by an end token or a stop string.
     pub fn is_natural(self) -> bool {

@@ -1,6 +1,7 @@
 //! Whole models on a fake engine: life cycle, tasks, and every way a request can end.
 
 mod faults;
+mod generation;
 mod raw;
 
 use std::fs;

@@ -9,7 +9,6 @@ mod services;
 mod sink;
 mod token_worker;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,16 +21,16 @@ use drivetrain_engine::{EngineError, EngineInfo, TokenModelInfo};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::activity::Activity;
-use crate::generate::{GenerateRequest, Generation, Pipe, Term};
+use crate::generate::{Answers, GenerateRequest, Generation, Pipe, Term};
 use crate::scheduler::{Job, Outcome};
-use crate::tasks::TaskContext;
+use crate::tasks::{PreparedGeneration, TaskContext, is_quick};
 use crate::{HostError, RawFrames, RawReply, RawRequest, Task, TaskReply, TaskRequest};
 use inbox::{Inbox, Refusal};
-use lifecycle::Lifecycle;
 use request_pool::{FRAMES_AHEAD, RawJob, panic_text};
 use sink::WholeSink;
 
 pub(crate) use inbox::Place;
+pub(crate) use lifecycle::Lifecycle;
 pub use lifecycle::ModelStatus;
 pub(crate) use load::{LoadInputs, spawn};
 
@@ -204,25 +203,26 @@ impl ModelHandle {
             return Err(self.wrong_kind("answers whole requests itself and has no task"));
         };
         let submitted = Instant::now();
-        let mut place = self.reserve(inbox)?;
+        let place = self.reserve(inbox)?;
         let deadline = self.deadline(submitted, request.deadline);
-        let priority = request.priority;
-        let (works, prompts, streams) = tasks.prepare_generation(request)?;
+        let term = Term { submitted, deadline };
+        let (id, priority) = (request.id.clone(), request.priority);
+        let is_quick = is_quick(&request, INLINE_BYTES);
+        let reader = Arc::clone(tasks);
+        let prepare = move || Ok((reader.prepare_generation(&request)?, place));
+        let (prepared, mut place) = if is_quick {
+            guarded(prepare)?
+        } else {
+            self.in_time(term, run_apart(prepare)).await?
+        };
+        let PreparedGeneration { works, plans, how } = prepared;
         place.widen(works.len()).map_err(|refusal| self.refused(refusal, inbox))?;
         let (pipe, sink) = Pipe::new(place);
         let job = Job { works, sink: Box::new(sink), priority, submitted, deadline };
         inbox.push(job).map_err(|_| self.0.lifecycle.lost())?;
-        Ok(Generation {
-            pipe,
-            texts: vec![String::new(); prompts.len()],
-            prompts,
-            tasks: Arc::clone(tasks),
-            streams,
-            ready: VecDeque::new(),
-            term: Term { submitted, deadline },
-            guard,
-            is_over: false,
-        })
+        let answers = Answers::new(how, plans, Arc::clone(tasks));
+        let lifecycle = Arc::clone(&self.0.lifecycle);
+        Ok(Generation::new(&id, pipe, answers, term, (guard, lifecycle)))
     }
 
     /// Hands the request to a model that answers itself. The reply comes as soon as its head is

@@ -1,7 +1,7 @@
 //! A loaded model's task: what turns requests into work and outcomes into replies.
 
 use drivetrain_artifacts::EarlyStopping as Stopping;
-use drivetrain_artifacts::{DecodeSpecial, DecodeStream, JsonFile, SpecialTokens};
+use drivetrain_artifacts::{DecodeSpecial, JsonFile, SpecialTokens};
 use drivetrain_engine::{EngineError, ModelKind, TokenModelInfo};
 use serde_json::Value;
 
@@ -9,7 +9,8 @@ use super::text::{self, Encoded, ModelText, Text};
 use super::{Generated, Task, TaskReply, TaskRequest};
 use super::{feature_extraction, summarization, text_generation, text2text_generation};
 use crate::HostError;
-use crate::generate::{self, GenerateRequest, Naming, PromptInfo};
+use crate::constraint::Grammars;
+use crate::generate::{ChatRenderer, Naming};
 use crate::logits::{Defaults, EarlyStopping, Params};
 use crate::scheduler::{Choice, Limits, Outcome, Work};
 
@@ -27,6 +28,8 @@ pub(crate) struct TaskContext {
     pub(super) model: String,
     task: Task,
     pub(super) text: Box<dyn Text>,
+    pub(super) chat: ChatRenderer,
+    pub(super) grammars: Grammars,
     limits: Limits,
     pub(super) defaults: Defaults,
     /// What the model's class puts before a decoder's input that it makes itself.
@@ -84,7 +87,16 @@ impl TaskContext {
         defaults.n_lookup = defaults.n_lookup.or_else(|| u32::try_from(policy.n_lookup).ok());
         defaults.lookup_ngram =
             defaults.lookup_ngram.or_else(|| u32::try_from(policy.lookup_ngram).ok());
-        Ok(Self { model: model.to_owned(), task, text: text.text, limits, defaults, shift_start })
+        Ok(Self {
+            model: model.to_owned(),
+            task,
+            text: text.text,
+            chat: text.chat,
+            grammars: Grammars::default(),
+            limits,
+            defaults,
+            shift_start,
+        })
     }
 
     pub(crate) fn task(&self) -> Task {
@@ -121,30 +133,6 @@ impl TaskContext {
     /// The model's name.
     pub(crate) fn model(&self) -> &str {
         &self.model
-    }
-
-    /// Turns a request for generated text into work the model can do.
-    ///
-    /// # Errors
-    /// As [`Self::prepare`].
-    pub(crate) fn prepare_generation(
-        &self,
-        request: GenerateRequest,
-    ) -> Result<(Vec<Work>, Vec<PromptInfo>, Vec<DecodeStream>), HostError> {
-        let texts = request.prompts.into_iter().map(|prompt| match prompt {
-            generate::Prompt::Text(text) => Ok(text),
-            _ => Err(HostError::bad_request("only text prompts")),
-        });
-        let inputs = texts.collect::<Result<Vec<String>, HostError>>()?;
-        let request =
-            TaskRequest { id: request.id, inputs, parameters: request.parameters, deadline: None };
-        let (works, prepared) = self.prepare(&request)?;
-        let infos = works.iter().zip(request.inputs).map(|(work, text)| {
-            let ids = if work.encoder.is_empty() { &work.tokens } else { &work.encoder };
-            PromptInfo { text, ids: ids.clone() }
-        });
-        let streams = works.iter().map(|_| self.text.stream(prepared.special)).collect();
-        Ok((works.clone(), infos.collect(), streams))
     }
 
     /// Turns outcomes, one an input in order, into the reply.

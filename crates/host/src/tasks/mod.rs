@@ -2,6 +2,7 @@
 
 mod context;
 mod feature_extraction;
+mod generation;
 mod summarization;
 mod text;
 mod text2text_generation;
@@ -14,6 +15,7 @@ use std::time::Instant;
 use serde_json::{Map, Value};
 
 pub(crate) use context::TaskContext;
+pub(crate) use generation::{PreparedGeneration, is_quick};
 pub(crate) use text::ModelText;
 
 /// What a request asks of a model, by the names of transformers' pipelines.

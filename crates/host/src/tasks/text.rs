@@ -1,5 +1,6 @@
 //! The text side of a model: its tokenizer, and what its files say of generation.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use drivetrain_artifacts::{
@@ -8,6 +9,7 @@ use drivetrain_artifacts::{
 };
 
 use crate::HostError;
+use crate::generate::ChatRenderer;
 
 /// Text to tokens and back.
 pub(crate) trait Text: Send + Sync {
@@ -19,6 +21,12 @@ pub(crate) trait Text: Send + Sync {
 
     /// Decodes one token after another.
     fn stream(&self, special: DecodeSpecial) -> DecodeStream;
+
+    /// The bytes that a token alone stands for.
+    fn token_bytes(&self, id: u32) -> Vec<u8>;
+
+    /// Whether a token is a special one.
+    fn is_special(&self, id: u32) -> bool;
 
     /// The length the tokenizer cuts to where it is told to cut, if it knows one.
     fn max_length(&self) -> Option<usize>;
@@ -42,6 +50,14 @@ impl Text for Tokenizer {
 
     fn stream(&self, special: DecodeSpecial) -> DecodeStream {
         self.stream_with(special)
+    }
+
+    fn token_bytes(&self, id: u32) -> Vec<u8> {
+        Self::token_bytes(self, id)
+    }
+
+    fn is_special(&self, id: u32) -> bool {
+        Self::is_special(self, id)
     }
 
     fn max_length(&self) -> Option<usize> {
@@ -102,7 +118,27 @@ impl Encoded {
         else {
             return false;
         };
-        let gone = n_head + n_kept..n - n_tail;
+        self.remove(n_head + n_kept..n - n_tail);
+        true
+    }
+
+    /// As [`Self::cut`], but cuts on the left.
+    pub(crate) fn cut_head(&mut self, limit: usize) -> bool {
+        let n = self.ids.len();
+        if n <= limit {
+            return true;
+        }
+        let n_head = self.special.iter().take_while(|special| **special).count();
+        let n_tail = self.special.iter().rev().take_while(|special| **special).count();
+        if n_head + n_tail > limit {
+            return false;
+        }
+        self.remove(n_head..n_head + n - limit);
+        true
+    }
+
+    fn remove(&mut self, gone: Range<usize>) {
+        let n = self.ids.len();
         self.ids.drain(gone.clone());
         if self.type_ids.len() == n {
             self.type_ids.drain(gone.clone());
@@ -110,7 +146,6 @@ impl Encoded {
         if self.special.len() == n {
             self.special.drain(gone);
         }
-        true
     }
 }
 
@@ -121,6 +156,7 @@ pub(crate) struct ModelText {
     pub(crate) config: Option<ModelConfig>,
     pub(crate) generation: GenerationConfig,
     pub(crate) text: Box<dyn Text>,
+    pub(crate) chat: ChatRenderer,
 }
 
 impl ModelText {
@@ -136,7 +172,8 @@ impl ModelText {
             None => GenerationConfig::default(),
         };
         let text = Box::new(Tokenizer::read(files)?);
-        Ok(Self { dir: files.path().to_owned(), config, generation, text })
+        let chat = ChatRenderer::new(text.chat_templates(), text.special_tokens());
+        Ok(Self { dir: files.path().to_owned(), config, generation, text, chat })
     }
 
     /// The file that names the architectures.
@@ -169,6 +206,25 @@ mod tests {
         check(&[1, 0, 0, 0, 1], 1, None);
         check(&[0, 0, 0], 1, Some(&[0]));
         check(&[1, 0, 0], 2, Some(&[0, 1]));
+        check(&[1, 1, 1], 2, None);
+    }
+
+    #[test]
+    fn a_cut_on_the_left_keeps_the_end() {
+        let check = |special: &[u8], limit: usize, expect: Option<&[u32]>| {
+            let mut encoded = Encoded {
+                ids: (0..special.len() as u32).collect(),
+                type_ids: Vec::new(),
+                special: special.iter().map(|s| *s == 1).collect(),
+            };
+            let found = encoded.cut_head(limit).then_some(encoded.ids.as_slice());
+            assert_eq!(found, expect, "{special:?} {limit}");
+        };
+        check(&[1, 0, 0, 0, 1], 5, Some(&[0, 1, 2, 3, 4]));
+        check(&[1, 0, 0, 0, 1], 3, Some(&[0, 3, 4]));
+        check(&[1, 0, 0, 0, 1], 2, Some(&[0, 4]));
+        check(&[1, 0, 0, 0, 1], 1, None);
+        check(&[0, 0, 0], 1, Some(&[2]));
         check(&[1, 1, 1], 2, None);
     }
 }

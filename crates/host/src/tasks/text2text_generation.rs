@@ -36,7 +36,7 @@ pub(super) fn prepare(
 }
 
 /// The token a decoder starts with.
-fn start(context: &TaskContext, params: Params<'_>) -> Result<u32, HostError> {
+pub(super) fn start(context: &TaskContext, params: Params<'_>) -> Result<u32, HostError> {
     let asked = params.ids("decoder_start_token_id", context.limits().info.vocab)?;
     let defaults = &context.defaults;
     asked

@@ -112,16 +112,13 @@ pub(super) fn reply(
     Ok(TaskReply::Generated(generated, Task::TextGeneration))
 }
 
-/// The prompt as it was written, then what the text of all tokens has beyond that of the prompt's:
-/// a tokenizer may write the first new token otherwise when nothing stands before it.
+/// The prompt as it was written, then its continuation.
 fn full_text(
     context: &TaskContext,
     prepared: &Prepared,
     prompt: &Prompt,
     generated: &Generated,
 ) -> Result<String, HostError> {
-    let n_known = context.decode(prepared, &prompt.ids)?.chars().count();
-    let all = context.decode(prepared, &[prompt.ids.as_slice(), &generated.ids].concat())?;
-    let start = all.char_indices().nth(n_known).map_or(all.len(), |(idx, _)| idx);
-    Ok(format!("{}{}", prompt.text, all.get(start..).unwrap_or_default()))
+    let continuation = context.continuation(&prompt.ids, &generated.ids, prepared.special)?;
+    Ok(format!("{}{continuation}", prompt.text))
 }

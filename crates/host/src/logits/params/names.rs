@@ -89,6 +89,7 @@ const KNOWN: &[&str] = &[
     "top_n_tokens",
     "top_p",
     "truncate",
+    "truncate_prompt_tokens",
     "truncation",
     "typical_p",
     "use_beam_search",

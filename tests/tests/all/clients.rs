@@ -1,0 +1,98 @@
+//! Real clients against the real binary and a real chat model: OpenAI's and SageMaker's for Python.
+//!
+//! What they need is put into a cache folder once: `DRIVETRAIN_TEST_CACHE`, else
+//! `~/.cache/drivetrain-tests`. Where it can't be had the test says so and is skipped.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use drivetrain_tests::{Server, copy_model, root, write};
+
+/// What `make_model.py` ends with when the model can't be downloaded.
+const NOT_TO_BE_HAD: i32 = 75;
+
+fn scripts() -> PathBuf {
+    root().join("tests/python")
+}
+
+fn cache() -> Option<PathBuf> {
+    if let Some(folder) = std::env::var_os("DRIVETRAIN_TEST_CACHE") {
+        return Some(folder.into());
+    }
+    Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/drivetrain-tests"))
+}
+
+/// A Python with the clients, in a virtual environment that is made for these requirements.
+fn python(cache: &Path) -> Result<PathBuf, String> {
+    let requirements = scripts().join("requirements.txt");
+    let mut hash = DefaultHasher::new();
+    std::fs::read(&requirements).unwrap().hash(&mut hash);
+    let folder = cache.join(format!("python-{:016x}", hash.finish()));
+    let python = folder.join("bin/python");
+    if folder.join("complete").exists() {
+        return Ok(python);
+    }
+    std::fs::create_dir_all(cache).map_err(|error| format!("{}: {error}", cache.display()))?;
+    let made = Command::new("python3").args(["-m", "venv"]).arg(&folder).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return Err("python3 makes no virtual environment".to_owned());
+    }
+    let quietly = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
+    let installed = Command::new(&python).args(quietly).arg(&requirements).status();
+    if !installed.is_ok_and(|status| status.success()) {
+        return Err(format!("{} can't be installed", requirements.display()));
+    }
+    write(&folder, "complete", "");
+    Ok(python)
+}
+
+fn chat_model(python: &Path, cache: &Path) -> Result<PathBuf, String> {
+    let model = cache.join("smollm2-135m-instruct-q4_1-as-f32");
+    let script = scripts().join("make_model.py");
+    let status = Command::new(python).arg(script).arg(&model).status().unwrap();
+    match status.code() {
+        Some(0) => Ok(model),
+        Some(NOT_TO_BE_HAD) => Err("the chat model can't be downloaded".to_owned()),
+        _ => panic!("make_model.py: {status}"),
+    }
+}
+
+/// Both, or why not.
+fn set_up() -> Result<(PathBuf, PathBuf), String> {
+    let cache = cache().ok_or("there is no home folder for a cache")?;
+    let python = python(&cache)?;
+    let model = chat_model(&python, &cache)?;
+    Ok((python, model))
+}
+
+fn address(server: &Server) -> String {
+    format!("http://127.0.0.1:{}", server.port())
+}
+
+#[test]
+fn the_clients_of_openai_and_sagemaker() {
+    let (python, model) = match set_up() {
+        Ok(found) => found,
+        Err(why) => {
+            eprintln!("skipped: the_clients_of_openai_and_sagemaker: {why}");
+            return;
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let embedder = copy_model("bert", &folder.path().join("bert"));
+    write(&embedder, "serving.properties", "option.task=feature-extraction\n");
+    let chat = Server::start(&model).unwrap();
+    let embeddings = Server::start(&embedder).unwrap();
+    let output = Command::new(python)
+        .args(["-m", "unittest", "discover", "--start-directory"])
+        .arg(scripts())
+        .env("DRIVETRAIN_URL", address(&chat))
+        .env("DRIVETRAIN_EMBEDDINGS_URL", address(&embeddings))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let report = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{report}\n{}\n{}", chat.log(), embeddings.log());
+}
