@@ -143,9 +143,11 @@ impl Urn {
     /// Puts in all continuations of a beam of score `base` that are possible at all.
     pub(super) fn put_row(&mut self, beam: usize, base: f32, scores: &[f32]) {
         let possible = (0..).zip(scores).filter(|(_, score)| **score > f32::NEG_INFINITY);
-        self.candidates.extend(
-            possible.map(|(token, &score)| Candidate { score: score + base, beam, token }),
-        );
+        self.candidates.extend(possible.map(|(token, &score)| Candidate {
+            score: score + base,
+            beam,
+            token,
+        }));
     }
 
     /// Draws `n` into `found`, in the order they were drawn; fewer if no more have a weight.
@@ -189,7 +191,8 @@ impl Urn {
             }
             if point < block_sum {
                 let mut left = point;
-                for (idx, &weight) in block.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+                for (idx, &weight) in block.iter().enumerate().filter(|(_, weight)| **weight > 0.0)
+                {
                     last = Some(block_idx * BLOCK + idx);
                     left -= f64::from(weight);
                     if left < 0.0 {

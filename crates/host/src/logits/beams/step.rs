@@ -171,8 +171,8 @@ impl BeamSearch {
         let best_possible = best / self.penalty(self.hoped_len()) as f32;
         let worst = group.finished.worst().map_or(NEVER, |worst| worst as f32);
         let can_improve = best_possible > worst;
-        let is_enough = self.params.early_stopping == EarlyStopping::Immediate
-            && group.finished.is_full();
+        let is_enough =
+            self.params.early_stopping == EarlyStopping::Immediate && group.finished.is_full();
         group.is_done = !can_improve || is_enough || ends_all;
     }
 
