@@ -74,8 +74,11 @@ impl Grammars {
     fn make_factory(&self) -> Result<ParserFactory, String> {
         let definition = self.tokenizer.to_json().map_err(|error| error.to_string())?;
         guarded(|| {
-            let words = token_bytes_from_tokenizer_json(&definition)
-                .map_err(|error| short(&error.to_string()))?;
+            let words = match names_pieces(&definition) {
+                true => self.piece_bytes(),
+                false => token_bytes_from_tokenizer_json(&definition)
+                    .map_err(|error| short(&error.to_string()))?,
+            };
             let n_words = words.len() as u32;
             let eos: Vec<_> = self.eos.iter().copied().filter(|id| *id < n_words).collect();
             let Some(&first) = eos.first() else {
@@ -90,6 +93,28 @@ impl Grammars {
             Ok(factory)
         })
     }
+
+    /// The bytes of tokens that are pieces of text, in which U+2581 stands for a space.
+    fn piece_bytes(&self) -> Vec<Vec<u8>> {
+        let bytes = |id| {
+            let token = self.tokenizer.id_to_token(id).unwrap_or_default();
+            match self.tokenizer.is_special(id) {
+                true => [&[TokTrie::SPECIAL_TOKEN_MARKER], token.as_bytes()].concat(),
+                false => token.replace('\u{2581}', " ").into_bytes(),
+            }
+        };
+        (0..self.tokenizer.vocab_size()).map(bytes).collect()
+    }
+}
+
+/// Whether a tokenizer's decoder only turns U+2581 into spaces, as sentencepiece's unigrams have it;
+/// llguidance reads the other kinds itself.
+fn names_pieces(definition: &Value) -> bool {
+    let decoder = &definition["decoder"];
+    let nested = decoder["decoders"].as_array();
+    let all = nested.into_iter().flatten().chain([decoder]);
+    let has = |kind: &str| all.clone().any(|decoder| decoder["type"] == kind);
+    has("Metaspace") && !has("ByteFallback") && !has("ByteLevel")
 }
 
 impl fmt::Debug for Grammars {

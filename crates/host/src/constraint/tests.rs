@@ -92,9 +92,11 @@ fn texts_match_their_expression() {
 fn texts_are_one_of_the_choices() {
     let choices = ["red", "green", "blue-green", "r", "say \"x\"\n/.*/", "grün"];
     let choices: Vec<String> = choices.iter().map(|choice| (*choice).to_owned()).collect();
-    check("gpt2", &Grammar::Choice(choices.clone()), 60, |text| {
-        choices.iter().any(|choice| choice == text)
-    });
+    for name in ["gpt2", "llama_mha"] {
+        check(name, &Grammar::Choice(choices.clone()), 60, |text| {
+            choices.iter().any(|choice| choice == text)
+        });
+    }
 }
 
 #[test]
@@ -169,7 +171,31 @@ fn what_can_not_be_followed_is_refused_by_name() {
     check(Grammar::Choice(Vec::new()));
     check(Grammar::JsonSchema(json!({ "type": "nonsense" })));
     check(Grammar::JsonSchema(json!({ "$ref": "https://example.com/schema.json" })));
-    check(Grammar::Regex("((a{1,1000}){1,1000}b){1,1000}c{1,100000}".to_owned()));
+}
+
+#[test]
+fn a_costly_grammar_ends_in_an_error_at_worst() {
+    let model = model("gpt2");
+    let x = model.tokenizer.token_to_id("a").unwrap();
+    for grammar in [
+        Grammar::Regex("((a{1,1000}){1,1000}b){1,1000}c{1,100000}".to_owned()),
+        Grammar::Regex("(a|aa|aaa)*(a?){500}a{500}".to_owned()),
+        Grammar::Regex(format!("({})*", vec!["a.*b"; 60].join("|"))),
+        Grammar::Lark("start: s\ns: s s s | \"a\" | \"\"".to_owned()),
+        Grammar::Lark("start: start start | start \"a\" start | \"a\"".to_owned()),
+    ] {
+        let Ok(mut constraint) = model.grammars.constraint(&grammar, "guided") else { continue };
+        for _ in 0..60 {
+            constraint.begin();
+            let mut scores = vec![0.0; model.tokenizer.vocab_size() as usize];
+            let applied = constraint.apply(&mut scores);
+            if let Err(error) = applied.and_then(|()| constraint.advance(x).map(|_| ())) {
+                assert!(error.message().starts_with("the grammar can't be followed"), "{error}");
+                assert!(error.message().len() < 400 && !error.message().contains('\n'), "{error}");
+                break;
+            }
+        }
+    }
 }
 
 #[test]

@@ -53,11 +53,9 @@ fn a_stop_string_is_found_with_its_last_token() {
 
 #[test]
 fn letters_of_several_bytes_are_found() {
-    for name in ["gpt2", "llama_mha"] {
-        let (so_far, idx) = stopped(name, "so ☃ grün ☃ Ende", &["n ☃"]).unwrap();
-        assert_eq!(idx, 0);
-        assert!(so_far.ends_with("n ☃"), "{name}: {so_far}");
-    }
+    let (so_far, idx) = stopped("llama_mha", "so ☃ grün ☃ Ende", &["n ☃"]).unwrap();
+    assert_eq!(idx, 0);
+    assert!(so_far.ends_with("n ☃"), "{so_far}");
 }
 
 #[test]
