@@ -15,7 +15,7 @@ mod sampling;
 mod scratch;
 
 pub(crate) use beams::{BeamParams, BeamSearch, EarlyStopping};
-pub(crate) use draw_key::{DrawKey, Numbers};
+pub(crate) use draw_key::DrawKey;
 pub(crate) use logprobs::LogSoftmax;
 pub(crate) use params::{Defaults, GenerationParams, Params};
 pub(crate) use rules::Rules;

@@ -235,6 +235,7 @@ impl Scheduler {
     }
 
     /// Forgets all kept prefixes that nothing runs on.
+    #[cfg(test)]
     pub(crate) fn forget(&mut self, model: &mut dyn TokenModel) {
         while self.prefixes.evict(model) {}
     }

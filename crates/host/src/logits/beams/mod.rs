@@ -142,6 +142,7 @@ impl BeamSearch {
     }
 
     /// Rows now; 1 before the first step.
+    #[cfg(test)]
     pub(crate) fn n_rows(&self) -> usize {
         self.rows.len()
     }

@@ -210,6 +210,9 @@ fn a_cut_off_search_gives_the_best_there_is() {
             let (params, rules) = plain(4, 20, &[7, 8]);
             let mut search = BeamSearch::new(BeamParams { n_groups, ..params }, rules, &[3], None);
             run(&mut search, 4, &[3], 12, n_steps);
+            if search.is_done() {
+                continue;
+            }
             let choices = search.choices(true);
             assert!(!choices.is_empty() && choices.len() <= 4, "{n_steps}: {choices:?}");
             assert!(choices.is_sorted_by(|a, b| a.score >= b.score));
@@ -241,7 +244,8 @@ fn drawn_beams_follow_the_seed() {
     assert!(different > 5, "{different}");
     // So cold that what is drawn is nearly always the best.
     let cold = Some(Sampling { temperature: Some(1e-3), min_kept: 2, ..Sampling::default() });
-    assert_eq!(found(1, cold)[0].ids.len(), 8);
+    let best = |seed| found(seed, cold.clone())[0].ids.clone();
+    assert!((2..8).all(|seed| best(seed) == best(1)));
 }
 
 #[test]
