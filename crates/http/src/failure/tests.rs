@@ -35,6 +35,7 @@ fn every_row_of_the_table() {
             "BodyTimeout: 418 BadRequestException Request",
             "BadRequest: 418 BadRequestException Request",
             "Untranslatable: 418 TranslateException Request",
+            "Unparsed: 424 TranslateException Request",
             "ModelNotFound: 404 ModelNotFoundException Request",
             "IllegalArgument: 409 IllegalArgumentException Request",
             "QueueFull: 429 WlmCapacityException Operator",
