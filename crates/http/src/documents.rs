@@ -22,7 +22,6 @@ use crate::{management, metrics, ping, predictions, sagemaker};
 
 /// An error of DJL's routes.
 #[derive(Serialize, ToSchema)]
-#[expect(dead_code, reason = "it describes what the failure module writes")]
 pub(crate) struct DjlError {
     /// The status.
     code: u16,
@@ -34,14 +33,12 @@ pub(crate) struct DjlError {
 
 /// An error of OpenAI's routes.
 #[derive(Serialize, ToSchema)]
-#[expect(dead_code, reason = "it describes what the failure module writes")]
 pub(crate) struct OpenAiError {
     error: OpenAiErrorBody,
 }
 
 /// What went wrong.
 #[derive(Serialize, ToSchema)]
-#[expect(dead_code, reason = "it describes what the failure module writes")]
 pub(crate) struct OpenAiErrorBody {
     /// What is wrong, and what is allowed.
     message: String,
@@ -200,10 +197,9 @@ impl Modify for Twins {
         let operation = management::__path_describe::operation();
         let get = vec![HttpMethod::Get];
         document.paths.add_path_operation("/models/{name}/{version}", get, operation);
-        for path in
-            ["/", "/invocations", "/models/{name}/invoke", "/predictions/{name}", versioned]
-                .into_iter()
-                .chain(["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
+        for path in ["/", "/invocations", "/models/{name}/invoke", "/predictions/{name}", versioned]
+            .into_iter()
+            .chain(["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
         {
             let operation = predictions::__path_options::operation();
             document.paths.add_path_operation(path, vec![HttpMethod::Options], operation);

@@ -132,9 +132,7 @@ impl FailureKind {
             Self::BodyTimeout => (BadRequest, "BadRequestException", Request),
             Self::BadRequest => (BadRequest, "BadRequestException", Request),
             Self::Untranslatable => (BadRequest, "TranslateException", Request),
-            Self::Unparsed => {
-                (Fixed(StatusCode::FAILED_DEPENDENCY), "TranslateException", Request)
-            }
+            Self::Unparsed => (Fixed(StatusCode::FAILED_DEPENDENCY), "TranslateException", Request),
             Self::ModelNotFound => {
                 (Fixed(StatusCode::NOT_FOUND), "ModelNotFoundException", Request)
             }

@@ -30,3 +30,6 @@ pub(crate) use chat::{CHAT, ChatAnswer};
 pub(crate) use completions::{COMPLETION, Completed};
 pub(crate) use invoke::answer;
 pub(crate) use lmi::{LmiReply, PARAMETERS, REQUEST};
+
+#[cfg(test)]
+mod tests;

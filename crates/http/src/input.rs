@@ -224,8 +224,10 @@ impl<'de> Visitor<'de> for DocumentVisitor {
             match key.as_str() {
                 "inputs" => document.inputs = Some(map.next_value_seed(Inputs)?),
                 "parameters" => {
-                    document.parameters =
-                        map.next_value_seed(BoundedObject(Budget::new("parameters", MAX_PARAMETER_VALUES)))?;
+                    document.parameters = map.next_value_seed(BoundedObject(Budget::new(
+                        "parameters",
+                        MAX_PARAMETER_VALUES,
+                    )))?;
                 }
                 _ => {
                     if document.keys.len() < 8 {

@@ -11,8 +11,8 @@ use drivetrain_host::Host;
 
 use crate::app::{App, AppState};
 use crate::failure::ApiError;
-use crate::server::Limits;
 use crate::generation::v1;
+use crate::server::Limits;
 use crate::{documents, management, metrics, ping, predictions, respond, sagemaker};
 
 /// What a listener serves.

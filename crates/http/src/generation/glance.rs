@@ -168,7 +168,8 @@ mod tests {
         let at = |text: &str| Glance::at(text).unwrap();
         assert!(at(r#"{"messages": []}"#).messages);
         assert!(at(r#"{"prompt": [[1]], "x": {}}"#).prompt);
-        let lmi = at(r#"{"inputs": "a", "stream": true, "parameters": {"output_formatter": "sse"}}"#);
+        let lmi =
+            at(r#"{"inputs": "a", "stream": true, "parameters": {"output_formatter": "sse"}}"#);
         assert!(lmi.inputs && lmi.stream && lmi.wants_lmi);
         assert_eq!(lmi.formatter.as_deref(), Some("sse"));
         assert!(!at(r#"{"inputs": "a", "stream": "yes", "parameters": null}"#).wants_lmi);

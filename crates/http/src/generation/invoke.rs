@@ -162,8 +162,7 @@ impl Talk<'_> {
 
     fn format(&self, glance: &Glance) -> Result<Format, ApiError> {
         let formatter = glance.formatter.as_deref();
-        let wishes =
-            Wishes { formatter, stream: glance.stream, accepts_sse: self.accepts_sse };
+        let wishes = Wishes { formatter, stream: glance.stream, accepts_sse: self.accepts_sse };
         Format::choose(wishes, &self.config.output_formatter.value, Dialect::Async).map_err(invalid)
     }
 
@@ -301,7 +300,10 @@ pub(super) async fn chat(
         let name = config.options.get("tool_call_parser")?;
         let syntax = ToolSyntax::of_name(name);
         if syntax.is_none() {
-            tracing::warn!(parser = name, "option.tool_call_parser: expected hermes, llama3_json or mistral");
+            tracing::warn!(
+                parser = name,
+                "option.tool_call_parser: expected hermes, llama3_json or mistral"
+            );
         }
         syntax
     });

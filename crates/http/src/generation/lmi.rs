@@ -7,8 +7,8 @@ mod lines;
 mod outputs;
 mod request;
 
-pub(crate) use document::{Entry, LmiDetails, LmiReply, document};
-pub(crate) use lines::{LmiLine, LmiLines};
+pub(crate) use document::{LmiReply, document};
+pub(crate) use lines::LmiLines;
 pub(crate) use outputs::Outputs;
 pub(crate) use request::{LmiRequest, PARAMETERS, REQUEST, is_zero as request_is_zero};
 

@@ -221,9 +221,11 @@ pub(crate) fn find_model(app: &App, name: Option<&str>) -> Result<ModelHandle, A
     if let Ok(model) = app.host.model(name, None) {
         return Ok(model);
     }
-    let aliased = app.host.models().into_iter().find(|model| {
-        aliases(model).iter().any(|alias| alias == name)
-    });
+    let aliased = app
+        .host
+        .models()
+        .into_iter()
+        .find(|model| aliases(model).iter().any(|alias| alias == name));
     if let Some(model) = aliased {
         return Ok(model);
     }

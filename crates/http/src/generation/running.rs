@@ -200,8 +200,7 @@ impl Figures {
         if !self.is_over {
             let took = self.began.elapsed().as_secs_f64();
             let model = || self.model.clone();
-            metrics::histogram!(names::REQUEST_LATENCY, names::MODEL => model())
-                .record(took * 1e6);
+            metrics::histogram!(names::REQUEST_LATENCY, names::MODEL => model()).record(took * 1e6);
             metrics::histogram!(names::OUTPUT_TOKENS, names::MODEL => model())
                 .record(self.n_new as f64);
             if took > 0.0 {

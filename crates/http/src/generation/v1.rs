@@ -10,10 +10,10 @@ use axum::http::Response;
 use drivetrain_host::{HostError, ModelHandle, ModelStatus, Task};
 use tracing::Span;
 
-pub(crate) use embeddings::{
-    EMBEDDING, EmbeddingList, EmbeddingRequest, __path_embeddings, embeddings,
-};
-pub(crate) use models::{ModelCard, ModelCards, __path_list, __path_one, list, one};
+#[cfg(test)]
+pub(crate) use embeddings::EmbeddingRequest;
+pub(crate) use embeddings::{__path_embeddings, EMBEDDING, EmbeddingList, embeddings};
+pub(crate) use models::{__path_list, __path_one, ModelCard, ModelCards, list, one};
 
 use super::chat::{ChatAnswer, ChatRequest};
 use super::completions::{Completed, CompletionRequest};

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 use tracing::subscriber::DefaultGuard;
 
+use crate::engines::{Controls, Decoding};
+
 /// A host, its configuration, and the directory its model lies in.
 pub(crate) struct Served {
     pub(crate) host: Host,
@@ -55,6 +57,17 @@ impl Served {
         let served = Self::loading(engine, task, settings);
         served.model.wait_ready_blocking().unwrap();
         served
+    }
+
+    /// A decoder that generates, with further lines of `serving.properties`.
+    pub(crate) fn generating(
+        controls: &Arc<Controls>,
+        properties: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let engine = Decoding(Arc::clone(controls));
+        let task = format!("text-generation\n{properties}");
+        Self::new(engine, &task, settings)
     }
 
     /// As [`Served::new`], without waiting.

@@ -124,11 +124,8 @@ impl ChatChunks {
             return;
         };
         choice.has_begun = true;
-        let delta = Delta {
-            role: Some("assistant"),
-            content: Some(String::new()),
-            ..Delta::default()
-        };
+        let delta =
+            Delta { role: Some("assistant"), content: Some(String::new()), ..Delta::default() };
         self.delta(index, delta, out);
         if let ToolChoice::Named(name) = &self.how.choice {
             let call = ToolCall { name: name.clone(), arguments: String::new() };

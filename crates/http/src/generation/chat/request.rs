@@ -18,15 +18,35 @@ const MAX_PARTS: usize = 1024;
 
 /// The fields beside [`SAMPLING`].
 pub(crate) const CHAT: &[Field] = &[
-    here("messages", Kind::List(MAX_MESSAGES), "The conversation: objects with `role` and `content`."),
-    here("max_tokens", Kind::Whole(1, i32::MAX as i64), "New tokens at most; the rest of the context unless set."),
+    here(
+        "messages",
+        Kind::List(MAX_MESSAGES),
+        "The conversation: objects with `role` and `content`.",
+    ),
+    here(
+        "max_tokens",
+        Kind::Whole(1, i32::MAX as i64),
+        "New tokens at most; the rest of the context unless set.",
+    ),
     here("max_completion_tokens", Kind::Whole(1, i32::MAX as i64), "The same, by its newer name."),
     here("logprobs", Kind::Flag, "Whether tokens are listed with their log-probabilities."),
-    here("top_logprobs", Kind::Whole(0, 20), "Likeliest tokens to list at each place; needs logprobs."),
+    here(
+        "top_logprobs",
+        Kind::Whole(0, 20),
+        "Likeliest tokens to list at each place; needs logprobs.",
+    ),
     here("tools", Kind::List(MAX_TOOLS), "The functions that the model may call."),
     here("tool_choice", Kind::Any, "`auto`, `none`, `required`, or a function by its name."),
-    here("parallel_tool_calls", Kind::Flag, "Whether an answer may make several calls; true unless set."),
-    here("add_generation_prompt", Kind::Flag, "Whether the answer's head is put at the end; true unless set."),
+    here(
+        "parallel_tool_calls",
+        Kind::Flag,
+        "Whether an answer may make several calls; true unless set.",
+    ),
+    here(
+        "add_generation_prompt",
+        Kind::Flag,
+        "Whether the answer's head is put at the end; true unless set.",
+    ),
     here("continue_final_message", Kind::Flag, "Whether the last message is continued."),
     here("chat_template_kwargs", Kind::Object, "Further values for the template."),
     here("documents", Kind::List(1024), "Documents for the template."),
@@ -36,7 +56,10 @@ pub(crate) const CHAT: &[Field] = &[
     nobody("metadata", "Accepted; nobody reads it."),
     nobody("store", "Accepted; nothing is stored."),
     nobody("service_tier", "Accepted; there is one."),
-    nobody("reasoning_effort", "Accepted; templates that know it take it from chat_template_kwargs."),
+    nobody(
+        "reasoning_effort",
+        "Accepted; templates that know it take it from chat_template_kwargs.",
+    ),
 ];
 
 const COMPLETION_NAMES: Naming =

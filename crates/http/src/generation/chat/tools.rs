@@ -238,14 +238,18 @@ fn mistral(body: &str) -> Option<Vec<ToolCall>> {
         };
         return list.iter().map(call).collect();
     }
-    body.split("[TOOL_CALLS]").map(str::trim).filter(|part| !part.is_empty()).map(|part| {
-        let at = part.find('{')?;
-        let (head, arguments) = part.split_at(at);
-        let name = head.split(['[', ' ']).next().unwrap_or_default().trim();
-        serde_json::from_str::<Value>(arguments).ok()?;
-        (!name.is_empty())
-            .then(|| ToolCall { name: name.to_owned(), arguments: arguments.trim().to_owned() })
-    }).collect()
+    body.split("[TOOL_CALLS]")
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let at = part.find('{')?;
+            let (head, arguments) = part.split_at(at);
+            let name = head.split(['[', ' ']).next().unwrap_or_default().trim();
+            serde_json::from_str::<Value>(arguments).ok()?;
+            (!name.is_empty())
+                .then(|| ToolCall { name: name.to_owned(), arguments: arguments.trim().to_owned() })
+        })
+        .collect()
 }
 
 /// The calls of an answer that a grammar made a list of calls.

@@ -15,9 +15,22 @@ const MAX_PROMPTS: usize = 1024;
 
 /// The fields beside [`SAMPLING`].
 pub(crate) const COMPLETION: &[Field] = &[
-    here("prompt", Kind::Any, "A text, a list of texts, a list of token ids, or a list of such lists."),
-    here("max_tokens", Kind::Whole(0, i32::MAX as i64), "New tokens at most; 16 unless set. 0 with echo reads the prompt only."),
-    host("best_of", "best_of", Kind::Whole(1, MAX_CHOICES as i64), "Choices made, of which the n likeliest are given."),
+    here(
+        "prompt",
+        Kind::Any,
+        "A text, a list of texts, a list of token ids, or a list of such lists.",
+    ),
+    here(
+        "max_tokens",
+        Kind::Whole(0, i32::MAX as i64),
+        "New tokens at most; 16 unless set. 0 with echo reads the prompt only.",
+    ),
+    host(
+        "best_of",
+        "best_of",
+        Kind::Whole(1, MAX_CHOICES as i64),
+        "Choices made, of which the n likeliest are given.",
+    ),
     here("echo", Kind::Flag, "Whether the text begins with the prompt."),
     here("logprobs", Kind::Whole(0, 20), "Likeliest tokens to list at each place."),
     host("prompt_logprobs", "prompt_logprobs", Kind::Whole(0, 20), "The same for the prompt."),

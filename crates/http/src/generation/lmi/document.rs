@@ -156,14 +156,17 @@ pub(crate) fn document(request: &LmiRequest, dialect: Dialect, whole: &Whole) ->
     let prompts = whole.prompts.iter().enumerate();
     prompts
         .filter_map(|(idx, prompt)| {
-            let mut of = whole.completions.iter().filter(|done| done.prompt == idx);
-            let first = of.next()?;
+            let of = whole.completions.iter().filter(|done| done.prompt == idx);
+            let choices: Vec<&Completion> = of.collect();
+            let first = choices.first()?;
             let mut reply =
                 LmiReply { generated_text: full_text(request, prompt, first), details: None };
             if request.details {
-                let others: Vec<&Completion> = of.collect();
-                let prefill = whole.prompt_tokens.get(idx).map_or(&[][..], Vec::as_slice);
-                reply.details = Some(details(request, dialect, prompt, first, &others, prefill));
+                let mut details = details(request, dialect, prompt, &choices)?;
+                let tokens = whole.prompt_tokens.get(idx).map_or(&[][..], Vec::as_slice);
+                let is_listed = dialect == Dialect::Async || request.prefill;
+                details.prefill = is_listed.then(|| entries(dialect, tokens));
+                reply.details = Some(details);
             }
             Some(reply)
         })
@@ -174,10 +177,9 @@ fn details(
     request: &LmiRequest,
     dialect: Dialect,
     prompt: &PromptInfo,
-    first: &Completion,
-    others: &[&Completion],
-    prefill: &[TokenDetail],
-) -> LmiDetails {
+    choices: &[&Completion],
+) -> Option<LmiDetails> {
+    let (first, others) = choices.split_first()?;
     let is_async = dialect == Dialect::Async;
     let sequences = others.iter().map(|done| LmiSequence {
         generated_text: full_text(request, prompt, done),
@@ -185,15 +187,14 @@ fn details(
         generated_tokens: done.ids.len(),
         tokens: entries(dialect, &done.tokens),
     });
-    LmiDetails {
+    Some(LmiDetails {
         finish_reason: finish_word(first.finish),
         generated_tokens: first.ids.len(),
         inputs: (!is_async).then(|| prompt.text.clone()),
         seed: is_async.then_some(first.seed),
-        input_length: None,
-        prefill: (is_async || request.prefill).then(|| entries(dialect, prefill)),
         tokens: Some(entries(dialect, &first.tokens)),
         top_tokens: (request.top_n > 0).then(|| top_entries(dialect, &first.tokens)),
         best_of_sequences: (!others.is_empty()).then(|| sequences.collect()),
-    }
+        ..LmiDetails::default()
+    })
 }

@@ -18,7 +18,11 @@ pub(crate) const REQUEST: &[Field] = &[
     here("inputs", Kind::Any, "The prompt, or a list of prompts; none may be empty."),
     here("parameters", Kind::Object, "How to generate."),
     here("stream", Kind::Flag, "Whether the answer comes token by token."),
-    here("output_formatter", Kind::Text, "`json`, `jsonlines`, `sse`, their `_chat` forms, or `none`."),
+    here(
+        "output_formatter",
+        Kind::Text,
+        "`json`, `jsonlines`, `sse`, their `_chat` forms, or `none`.",
+    ),
     nobody("adapters", "Accepted; without option.enable_lora it means nothing."),
     nobody("model", "Accepted; the route or model_name says which model."),
     nobody("cached_prompt", "Accepted; prefixes are reused by themselves."),
@@ -27,22 +31,56 @@ pub(crate) const REQUEST: &[Field] = &[
 /// The fields of `parameters`. Others go to the host under their own names: transformers' and
 /// vLLM's are known there.
 pub(crate) const PARAMETERS: &[Field] = &[
-    host("max_new_tokens", "max_new_tokens", Kind::Whole(1, i32::MAX as i64), "New tokens at most; 30 unless set."),
+    host(
+        "max_new_tokens",
+        "max_new_tokens",
+        Kind::Whole(1, i32::MAX as i64),
+        "New tokens at most; 30 unless set.",
+    ),
     host("do_sample", "do_sample", Kind::Flag, "Whether to sample; greedy unless set."),
     host("temperature", "temperature", Kind::Number(0.0, 100.0), "0 is greedy."),
-    host("top_k", "top_k", Kind::Whole(-1, i64::MAX), "The likeliest tokens that are sampled from; 0 or -1 for all."),
-    host("top_p", "top_p", Kind::Number(0.0, 1.0), "The share of probability that is sampled from."),
+    host(
+        "top_k",
+        "top_k",
+        Kind::Whole(-1, i64::MAX),
+        "The likeliest tokens that are sampled from; 0 or -1 for all.",
+    ),
+    host(
+        "top_p",
+        "top_p",
+        Kind::Number(0.0, 1.0),
+        "The share of probability that is sampled from.",
+    ),
     host("repetition_penalty", "repetition_penalty", Kind::Any, "1 for none."),
     host("seed", "seed", Kind::Whole(i64::MIN, i64::MAX), "What sampling follows from."),
     here("details", Kind::Flag, "Whether the reply says more than the text."),
-    here("decoder_input_details", Kind::Flag, "Whether details have the prompt's tokens; needs details."),
-    host("return_full_text", "return_full_text", Kind::Flag, "Whether the text begins with the prompt."),
+    here(
+        "decoder_input_details",
+        Kind::Flag,
+        "Whether details have the prompt's tokens; needs details.",
+    ),
+    host(
+        "return_full_text",
+        "return_full_text",
+        Kind::Flag,
+        "Whether the text begins with the prompt.",
+    ),
     host("stop_sequences", "stop", Kind::Stops(MAX_STOPS), "Where to stop."),
     host("stop", "stop", Kind::Stops(MAX_STOPS), "The same as stop_sequences."),
-    host("truncate", "truncate_prompt_tokens", Kind::Whole(1, i64::MAX), "Last tokens of the prompt to keep."),
+    host(
+        "truncate",
+        "truncate_prompt_tokens",
+        Kind::Whole(1, i64::MAX),
+        "Last tokens of the prompt to keep.",
+    ),
     here("top_n_tokens", Kind::Whole(0, 20), "Likeliest tokens to list at each place."),
     host("n", "n", Kind::Whole(1, MAX_CHOICES as i64), "Choices."),
-    host("best_of", "best_of", Kind::Whole(1, MAX_CHOICES as i64), "Choices made, of which the best are given."),
+    host(
+        "best_of",
+        "best_of",
+        Kind::Whole(1, MAX_CHOICES as i64),
+        "Choices made, of which the best are given.",
+    ),
     host("num_beams", "num_beams", Kind::Whole(1, MAX_CHOICES as i64), "Beams of beam search."),
     host("ignore_eos_token", "ignore_eos", Kind::Flag, "Whether to go on past the end token."),
     host("ignore_eos", "ignore_eos", Kind::Flag, "The same as ignore_eos_token."),
@@ -202,12 +240,9 @@ fn prompts(inputs: Option<Value>) -> Result<(Vec<Prompt>, bool), Invalid> {
     };
     match inputs {
         None => Err(Invalid::new("inputs", format!("missing: give {wanted}"))),
-        Some(Value::Array(list)) if list.is_empty() || list.len() > MAX_PROMPTS => {
-            Err(Invalid::new(
-                "inputs",
-                format!("has {} prompts: give 1 to {MAX_PROMPTS}", list.len()),
-            ))
-        }
+        Some(Value::Array(list)) if list.is_empty() || list.len() > MAX_PROMPTS => Err(
+            Invalid::new("inputs", format!("has {} prompts: give 1 to {MAX_PROMPTS}", list.len())),
+        ),
         Some(Value::Array(list)) => {
             let prompts = list
                 .into_iter()

@@ -17,9 +17,7 @@ use crate::call::Call;
 use crate::documents::{EmbeddingBody, OpenAiError};
 use crate::failure::{ApiError, FailureKind};
 use crate::generation::invoke::read_object;
-use crate::generation::schema::{
-    Field, Invalid, Kind, here, ignore_unknown, nobody, read,
-};
+use crate::generation::schema::{Field, Invalid, Kind, here, ignore_unknown, nobody, read};
 use crate::request_id::RequestId;
 
 /// Most texts in one request.
@@ -188,9 +186,9 @@ pub(crate) async fn embeddings(
     let n_values = features.iter().map(|one| one.values.len()).sum::<usize>();
     let pool = move || features.iter().map(|one| pooled(one, normalise)).collect::<Vec<_>>();
     let vectors = if n_values > N_VALUES_INLINE {
-        tokio::task::spawn_blocking(pool).await.map_err(|error| {
-            ApiError::new(FailureKind::Internal, format!("pooling: {error}"))
-        })?
+        tokio::task::spawn_blocking(pool)
+            .await
+            .map_err(|error| ApiError::new(FailureKind::Internal, format!("pooling: {error}")))?
     } else {
         pool()
     };
