@@ -5,7 +5,7 @@
 //! installed before the first model is loaded. Names without a prefix are DJL Serving's, and keep
 //! its unit; those of our own begin with `drivetrain_` and count in seconds.
 //!
-//! All but the response counters carry the label [`MODEL`].
+//! All carry the label [`MODEL`] but the counters of replies, of errors and of time-outs.
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 

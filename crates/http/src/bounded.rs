@@ -161,7 +161,7 @@ mod tests {
             (r#"{"a": [1, 2, 3]}"#, "\"body\" holds more than 3 values"),
             ("[]", "expected \"body\" to be an object"),
             ("{} x", "trailing characters"),
-            (r#"{"a": "\ud800"}"#, "surrogate"),
+            (r#"{"a": "\ud800"}"#, "hex escape"),
             (r#"{"a": NaN}"#, "expected value"),
             (r#"{"a": 1e999}"#, "out of range"),
         ] {

@@ -164,6 +164,7 @@ fn example(path: &str) -> Value {
         v1::list,
         v1::one,
         metrics::metrics,
+        metrics::server_metrics,
         openapi,
     ),
     components(schemas(

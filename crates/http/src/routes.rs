@@ -78,6 +78,7 @@ fn inference() -> Router<App> {
 
 fn management() -> Router<App> {
     Router::new()
+        .route("/server/metrics", get(metrics::server_metrics))
         .route("/models", get(management::list))
         .route("/models/{name}", get(management::describe))
         .route("/models/{name}/{version}", get(management::describe))

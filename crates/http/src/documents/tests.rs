@@ -7,18 +7,18 @@ use crate::generation::examples;
 fn every_route_is_in_the_document() {
     let document: Value = serde_json::from_str(text()).unwrap();
     let paths = document["paths"].as_object().unwrap();
-    let routes: Vec<&str> = include_str!("../routes.rs")
+    let routes: Vec<String> = include_str!("../routes.rs")
         .split(".route(\"")
         .skip(1)
         .filter_map(|rest| rest.split('"').next())
+        .map(|route| route.replace("{*", "{"))
         .collect();
     assert!(routes.len() > 12, "{routes:?}");
     for route in &routes {
-        let path = route.replace("{*", "{");
-        assert!(paths.contains_key(&path), "{route} is not in the document");
+        assert!(paths.contains_key(route), "{route} is not in the document");
     }
     for path in paths.keys() {
-        assert!(routes.contains(&path.as_str()), "{path} is no route");
+        assert!(routes.contains(path), "{path} is no route");
     }
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use drivetrain_host::{Event, HostError};
 use futures::stream;
 use serde::Serialize;
+use tracing::{Instrument, Span};
 
 use super::running::{Running, Stalled};
 
@@ -83,9 +84,14 @@ pub(crate) fn respond(
     frame_timeout: Duration,
 ) -> Response<Body> {
     let state = State { running, printer, frame_timeout, is_over: false, is_cut: false };
-    let body = Body::from_stream(stream::unfold(state, |mut state| async move {
-        let frame = state.next().await?;
-        Some((frame, state))
+    // The reply's body is read outside of the request's span; what is logged then belongs to it.
+    let span = Span::current();
+    let body = Body::from_stream(stream::unfold(state, move |mut state| {
+        let span = span.clone();
+        async move {
+            let frame = state.next().instrument(span).await?;
+            Some((frame, state))
+        }
     }));
     let mut response = Response::new(body);
     response

@@ -89,12 +89,20 @@ pub(crate) struct ToolReader {
     in_call: bool,
     /// Whether anything but space was told.
     has_spoken: bool,
+    /// Whether the last thing told is a call: the space behind it says nothing.
+    is_behind_call: bool,
 }
 
 impl ToolReader {
     /// A reader of calls in this form.
     pub(crate) fn new(syntax: ToolSyntax) -> Self {
-        Self { syntax, held: String::new(), in_call: false, has_spoken: false }
+        Self {
+            syntax,
+            held: String::new(),
+            in_call: false,
+            has_spoken: false,
+            is_behind_call: false,
+        }
     }
 
     /// Reads the next piece.
@@ -129,6 +137,14 @@ impl ToolReader {
     fn step(&mut self, said: &mut Vec<Said>) -> bool {
         if self.in_call {
             return self.syntax == ToolSyntax::Hermes && self.close_hermes(said);
+        }
+        if self.is_behind_call {
+            let n_space = self.held.len() - self.held.trim_start().len();
+            self.held.drain(..n_space);
+            if self.held.is_empty() {
+                return false;
+            }
+            self.is_behind_call = false;
         }
         // Llama 3 may begin a call without a mark, which then is the whole answer.
         if self.syntax == ToolSyntax::Llama3 && !self.has_spoken {
@@ -165,8 +181,7 @@ impl ToolReader {
         match self.calls(whole.get(..at).unwrap_or_default()) {
             Some(calls) => {
                 said.extend(calls.into_iter().map(Said::Call));
-                // What stands between two calls is space.
-                self.held = self.held.trim_start().to_owned();
+                self.is_behind_call = true;
             }
             None => self.tell(whole, said),
         }
