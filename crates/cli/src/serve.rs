@@ -73,6 +73,8 @@ async fn run(config: Arc<ServerConfig>, env: Environment, args: &Serve) -> Resul
     };
     tokio::pin!(shutdown);
 
+    // Before anything that records: a handle made without a recorder records nothing.
+    drivetrain_http::install_metrics();
     let engines = crate::engines::discover(&args.plugins, &env);
     info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -22,6 +22,7 @@ mod generate;
 mod host;
 mod logits;
 mod memory;
+pub mod metrics;
 mod model;
 mod raw;
 mod registry;

@@ -1,7 +1,7 @@
 //! From a call to its answer, whatever route it came by.
 
 use axum::response::Response;
-use drivetrain_host::{HostError, ModelHandle, ModelStatus, TaskRequest};
+use drivetrain_host::{HostError, ModelHandle, ModelStatus, Task, TaskRequest};
 use tracing::Span;
 
 use crate::accept::accept;
@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::call::Call;
 use crate::failure::ApiError;
 use crate::request_id::RequestId;
-use crate::{raw, reply};
+use crate::{generation, raw, reply};
 
 /// Has `model` answer `call`.
 ///
@@ -28,6 +28,11 @@ pub(crate) async fn answer(
     }
     if model.is_request_model() {
         return raw::answer(model, id, call, app.frame_timeout).await;
+    }
+    if model.task().is_some_and(Task::generates)
+        && let Some(response) = generation::answer(app, model, id, &mut call).await?
+    {
+        return Ok(response);
     }
     let format = accept(call.headers())?;
     let input = call.task_input().await?;

@@ -9,6 +9,7 @@ use drivetrain_host::Host;
 
 use crate::body::BodyLimits;
 use crate::failure::Codes;
+use crate::generation::openai::unix_time;
 use crate::ping::WhileLoading;
 use crate::server::Limits;
 
@@ -23,6 +24,8 @@ pub(crate) struct AppState {
     pub(crate) host: Host,
     pub(crate) codes: Codes,
     pub(crate) body_limits: BodyLimits,
+    /// When the server started, in seconds of Unix time.
+    pub(crate) started: u64,
     /// Longest gap between two frames of a streamed reply.
     pub(crate) frame_timeout: Duration,
     /// Where a client's request id is read from.
@@ -58,6 +61,7 @@ impl AppState {
             );
             REQUEST_ID
         });
+        crate::metrics::install_metrics();
         Arc::new(Self {
             host,
             codes: Codes {
@@ -71,6 +75,7 @@ impl AppState {
                 piece_timeout: limits.body_piece,
                 total_timeout: limits.body,
             },
+            started: unix_time(),
             frame_timeout: config.chunked_read_timeout.value,
             request_id_header,
             cors,

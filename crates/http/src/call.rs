@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::app::App;
 use crate::body::read_body;
-use crate::content_type::ContentType;
+use crate::content_type::{BodyFormat, ContentType};
 use crate::failure::ApiError;
 use crate::fields::{Fields, read_fields};
 use crate::input::{TaskInput, decode_body, decode_fields};
@@ -71,6 +71,18 @@ impl Call {
         }
         let (_, value) = self.fields.as_ref()?.iter().find(|(key, _)| key == name)?;
         std::str::from_utf8(value).ok().map(str::to_owned)
+    }
+
+    /// The body, if it is JSON and comes without a content encoding; a copy costs nothing.
+    pub(crate) fn json_body(&self) -> Option<(ContentType, Bytes)> {
+        let is_encoded = self
+            .parts
+            .headers
+            .get(header::CONTENT_ENCODING)
+            .is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
+        let content_type = self.content_type.as_ref().ok()?;
+        let is_json = content_type.format == BodyFormat::Json && self.fields.is_none();
+        (is_json && !is_encoded).then(|| (content_type.clone(), self.body.clone()))
     }
 
     /// The texts and parameters for a native task, taken out of the call.

@@ -4,10 +4,13 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::json::server_json;
 use crate::request_id::RequestId;
 use crate::respond::{NEVER_CACHED, REQUEST_ID};
+
+pub(crate) mod openai;
 
 const INVALID_MESSAGE: &str = "Invalid HTTP message.";
 
@@ -58,6 +61,7 @@ pub(crate) enum FailureKind {
     BodyTimeout,
     BadRequest,
     Untranslatable,
+    Unparsed,
     ModelNotFound,
     IllegalArgument,
     QueueFull,
@@ -83,7 +87,7 @@ pub(crate) struct Row {
 impl FailureKind {
     /// Every kind, for the test that holds each row.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::RouteNotFound,
         Self::MethodNotAllowed,
         Self::InvalidMessage,
@@ -91,6 +95,7 @@ impl FailureKind {
         Self::BodyTimeout,
         Self::BadRequest,
         Self::Untranslatable,
+        Self::Unparsed,
         Self::ModelNotFound,
         Self::IllegalArgument,
         Self::QueueFull,
@@ -106,8 +111,8 @@ impl FailureKind {
     ];
 
     /// The table. A body that a native task cannot read is 400 `TranslateException`, the contract's
-    /// row for a translator failure; 424 is for what a handler answers, and a handler's answer
-    /// passes through without coming here.
+    /// row for a translator failure; 424 is for what a handler answers. A handler's own answer
+    /// passes through without coming here; what LMI's handlers refuse to read is `Unparsed`.
     pub(crate) fn row(self) -> Row {
         use Blame::{Engine, Operator, Ourselves, Request};
         use StatusRule::{BadRequest, Fixed, Server, Throttle, Worker};
@@ -127,6 +132,7 @@ impl FailureKind {
             Self::BodyTimeout => (BadRequest, "BadRequestException", Request),
             Self::BadRequest => (BadRequest, "BadRequestException", Request),
             Self::Untranslatable => (BadRequest, "TranslateException", Request),
+            Self::Unparsed => (Fixed(StatusCode::FAILED_DEPENDENCY), "TranslateException", Request),
             Self::ModelNotFound => {
                 (Fixed(StatusCode::NOT_FOUND), "ModelNotFoundException", Request)
             }
@@ -152,6 +158,43 @@ impl FailureKind {
     }
 }
 
+impl FailureKind {
+    /// The kind's name in metrics.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::RouteNotFound => "route_not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::InvalidMessage => "invalid_message",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTimeout => "body_timeout",
+            Self::BadRequest => "bad_request",
+            Self::Untranslatable => "untranslatable",
+            Self::Unparsed => "unparsed",
+            Self::ModelNotFound => "model_not_found",
+            Self::IllegalArgument => "illegal_argument",
+            Self::QueueFull => "queue_full",
+            Self::NotReady => "not_ready",
+            Self::ShuttingDown => "shutting_down",
+            Self::TimedOut => "timed_out",
+            Self::OutOfMemory => "out_of_memory",
+            Self::ModelUnusable => "model_unusable",
+            Self::EngineFailed => "engine_failed",
+            Self::Cancelled => "cancelled",
+            Self::Unserialisable => "unserialisable",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// After how many seconds the same request may well succeed.
+    pub(crate) fn retry_after(self) -> Option<u8> {
+        match self {
+            Self::QueueFull | Self::TimedOut | Self::Cancelled => Some(1),
+            Self::NotReady | Self::ShuttingDown => Some(5),
+            _ => None,
+        }
+    }
+}
+
 impl StatusRule {
     fn status(self, codes: &Codes) -> StatusCode {
         match self {
@@ -171,6 +214,22 @@ pub(crate) struct ApiError {
     pub(crate) message: String,
     /// Whether the log has it already, so that it need not be said again.
     pub(crate) is_logged: bool,
+    /// The field that is wrong, where it is one.
+    pub(crate) field: Option<String>,
+    /// How the body is written where the route leaves a choice.
+    pub(crate) form: ErrorForm,
+}
+
+/// How an error's body is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ErrorForm {
+    /// DJL Serving's: `{"code", "type", "message"}`.
+    #[default]
+    Djl,
+    /// LMI's: `{"error", "code"}`, with an empty answer around it where generation had begun.
+    Lmi,
+    /// OpenAI's: `{"error": {"message", "type", "param", "code"}}`.
+    OpenAi,
 }
 
 #[derive(Serialize)]
@@ -182,7 +241,13 @@ struct ErrorBody<'a> {
 
 impl ApiError {
     pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), is_logged: false }
+        Self {
+            kind,
+            message: message.into(),
+            is_logged: false,
+            field: None,
+            form: ErrorForm::default(),
+        }
     }
 
     /// A request that asks for something this server does not do.
@@ -214,33 +279,62 @@ impl ApiError {
         )
     }
 
+    /// The same, its body in `form`.
+    pub(crate) fn written_as(self, form: ErrorForm) -> Self {
+        Self { form, ..self }
+    }
+
     /// The reply: the contract's error body under the status that `codes` gives it. Logged here as
     /// loudly as its blame asks for, unless it was before: then quietly, for the request's id.
     pub(crate) fn render(&self, codes: &Codes) -> Response {
         let row = self.kind.row();
-        let status = row.status.status(codes);
-        match row.blame {
-            _ if self.is_logged => {
-                tracing::debug!(status = status.as_u16(), kind = ?self.kind, "{}", self.message);
-            }
-            Blame::Request => {
-                tracing::debug!(status = status.as_u16(), kind = ?self.kind, "{}", self.message);
-            }
-            Blame::Operator => {
-                tracing::warn!(status = status.as_u16(), kind = ?self.kind, "{}", self.message);
-            }
+        let status = match self.form {
+            ErrorForm::OpenAi => openai::status(self.kind),
+            ErrorForm::Djl | ErrorForm::Lmi => row.status.status(codes),
+        };
+        self.log(row.blame, status);
+        let body = match self.form {
+            ErrorForm::Djl => server_json(&ErrorBody {
+                code: status.as_u16(),
+                r#type: row.type_name,
+                message: &self.message,
+            }),
+            ErrorForm::Lmi => self.lmi_body(status).to_string().into_bytes(),
+            ErrorForm::OpenAi => json!({ "error": openai::object(self) }).to_string().into_bytes(),
+        };
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.kind.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(u16::from(seconds)));
+        }
+        response
+    }
+
+    fn log(&self, blame: Blame, status: StatusCode) {
+        let status = status.as_u16();
+        match blame {
+            _ if self.is_logged => tracing::debug!(status, kind = ?self.kind, "{}", self.message),
+            Blame::Request => tracing::debug!(status, kind = ?self.kind, "{}", self.message),
+            Blame::Operator => tracing::warn!(status, kind = ?self.kind, "{}", self.message),
             Blame::Engine | Blame::Ourselves => {
-                tracing::error!(status = status.as_u16(), kind = ?self.kind, "{}", self.message);
+                tracing::error!(status, kind = ?self.kind, "{}", self.message);
             }
         }
-        let body =
-            ErrorBody { code: status.as_u16(), r#type: row.type_name, message: &self.message };
-        let mut response = Response::new(Body::from(server_json(&body)));
-        *response.status_mut() = status;
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response
+    }
+
+    fn lmi_body(&self, status: StatusCode) -> Value {
+        let code = status.as_u16();
+        match self.kind.row().blame {
+            Blame::Engine | Blame::Ourselves => json!({
+                "generated_text": null,
+                "error": self.message,
+                "code": code,
+                "details": { "finish_reason": "error" },
+            }),
+            Blame::Request | Blame::Operator => json!({ "error": self.message, "code": code }),
+        }
     }
 }
 

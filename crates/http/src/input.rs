@@ -4,8 +4,9 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
+use crate::bounded::{BoundedObject, Budget};
 use crate::content_type::{BodyFormat, ContentType, decode_utf8};
 use crate::failure::ApiError;
 use crate::fields::quoted;
@@ -97,7 +98,7 @@ pub(crate) fn decode_fields(fields: &[(String, Bytes)]) -> Result<TaskInput, Api
     let mut parameters = Map::new();
     if let Some((name, value)) = fields.iter().find(|(name, _)| name == "parameters") {
         let mut json = serde_json::Deserializer::from_slice(value);
-        parameters = Parameters { n_left: MAX_PARAMETER_VALUES }
+        parameters = BoundedObject(Budget::new("parameters", MAX_PARAMETER_VALUES))
             .deserialize(&mut json)
             .and_then(|parameters| json.end().map(|()| parameters))
             .map_err(|error| {
@@ -223,8 +224,10 @@ impl<'de> Visitor<'de> for DocumentVisitor {
             match key.as_str() {
                 "inputs" => document.inputs = Some(map.next_value_seed(Inputs)?),
                 "parameters" => {
-                    document.parameters =
-                        map.next_value_seed(Parameters { n_left: MAX_PARAMETER_VALUES })?;
+                    document.parameters = map.next_value_seed(BoundedObject(Budget::new(
+                        "parameters",
+                        MAX_PARAMETER_VALUES,
+                    )))?;
                 }
                 _ => {
                     if document.keys.len() < 8 {
@@ -301,111 +304,6 @@ impl Visitor<'_> for InputText {
 
     fn visit_string<E: de::Error>(self, text: String) -> Result<String, E> {
         Ok(text)
-    }
-}
-
-/// An object of at most `n_left` values, or null for none.
-struct Parameters {
-    n_left: usize,
-}
-
-impl<'de> DeserializeSeed<'de> for Parameters {
-    type Value = Map<String, Value>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Parameters {
-    type Value = Map<String, Value>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("\"parameters\" to be an object")
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
-        Ok(Map::new())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, map: A) -> Result<Self::Value, A::Error> {
-        match (BoundedValue { n_left: &mut self.n_left }).visit_map(map)? {
-            Value::Object(parameters) => Ok(parameters),
-            _ => Ok(Map::new()),
-        }
-    }
-}
-
-/// Any JSON value, as long as it is made of at most `n_left` values: a tree takes far more memory
-/// than its text.
-struct BoundedValue<'a> {
-    n_left: &'a mut usize,
-}
-
-impl<'de> DeserializeSeed<'de> for BoundedValue<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        let Some(n_left) = self.n_left.checked_sub(1) else {
-            return Err(de::Error::custom(format_args!(
-                "\"parameters\" holds more than {MAX_PARAMETER_VALUES} values"
-            )));
-        };
-        *self.n_left = n_left;
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for BoundedValue<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a json value")
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
-    }
-
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_string<E: de::Error>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(value) = seq.next_element_seed(BoundedValue { n_left: &mut *self.n_left })? {
-            values.push(value);
-        }
-        Ok(Value::Array(values))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut values = Map::new();
-        while let Some(key) = map.next_key::<String>()? {
-            let value = map.next_value_seed(BoundedValue { n_left: &mut *self.n_left })?;
-            values.insert(key, value);
-        }
-        Ok(Value::Object(values))
     }
 }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::app::App;
 use crate::call::parse_query;
+use crate::documents::DjlError;
 use crate::failure::{ApiError, FailureKind};
 use crate::model_path::ModelPath;
 use crate::ping::status_word;
@@ -112,6 +113,16 @@ struct Worker {
 }
 
 /// `GET /models?limit=N&next_page_token=T`.
+#[utoipa::path(
+    get,
+    path = "/models",
+    tag = "management",
+    params(
+        ("limit" = Option<usize>, Query, description = "Most models on a page"),
+        ("next_page_token" = Option<usize>, Query, description = "Where the page begins"),
+    ),
+    responses((status = 200, description = "The models", body = Object))
+)]
 pub(crate) async fn list(State(app): State<App>, uri: Uri) -> Result<Response, ApiError> {
     let query = parse_query(uri.query().unwrap_or_default())?;
     let number = |name: &str| -> Result<Option<i64>, ApiError> {
@@ -137,6 +148,16 @@ pub(crate) async fn list(State(app): State<App>, uri: Uri) -> Result<Response, A
 }
 
 /// `GET /models/{name}[/{version}]`: DJL's array, or one object on a multi-model endpoint.
+#[utoipa::path(
+    get,
+    path = "/models/{name}",
+    tag = "management",
+    params(("name" = String, Path, description = "The model")),
+    responses(
+        (status = 200, description = "The model's versions", body = Object),
+        (status = 404, description = "No such model", body = DjlError),
+    )
+)]
 pub(crate) async fn describe(
     State(app): State<App>,
     path: ModelPath,

@@ -33,6 +33,16 @@ pub(crate) enum WhileLoading {
 ///
 /// 500 when a model has failed, and also when one has no heartbeat: the contract's 200 for
 /// `Unhealthy` means too few workers, ours means an engine that no longer answers.
+#[utoipa::path(
+    get,
+    path = "/ping",
+    tag = "operations",
+    responses(
+        (status = 200, description = "Each model's state", body = Object),
+        (status = 207, description = "A model still loads", body = Object),
+        (status = 500, description = "A model has failed", body = Object),
+    )
+)]
 pub(crate) async fn ping(State(app): State<App>) -> Response {
     let states: Vec<(String, ModelStatus)> = app
         .host

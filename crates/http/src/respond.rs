@@ -11,7 +11,8 @@ use futures::FutureExt;
 use tracing::Instrument;
 
 use crate::app::App;
-use crate::failure::{ApiError, FailureKind};
+use crate::failure::{ApiError, ErrorForm, FailureKind};
+use crate::metrics::{count_error, count_reply};
 use crate::request_id::RequestId;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -33,6 +34,7 @@ pub(crate) async fn finish(State(app): State<App>, mut request: Request, next: N
         route = request.uri().path(),
         model = tracing::field::Empty,
     );
+    let is_openai = request.uri().path().starts_with("/v1/");
     // A bug in a handler answers its own request and no more.
     let mut response = AssertUnwindSafe(next.run(request))
         .catch_unwind()
@@ -42,13 +44,18 @@ pub(crate) async fn finish(State(app): State<App>, mut request: Request, next: N
             let message = "the server failed to handle this request; its log says where";
             ApiError::new(FailureKind::Internal, message).into_response()
         });
-    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+    if let Some(mut error) = response.extensions_mut().remove::<ApiError>() {
+        if is_openai {
+            error.form = ErrorForm::OpenAi;
+        }
+        count_error(&error);
         let allow = response.headers_mut().remove(header::ALLOW);
         response = span.in_scope(|| error.render(&app.codes));
         if let Some(allow) = allow {
             response.headers_mut().insert(header::ALLOW, allow);
         }
     }
+    count_reply(response.status());
     add_headers(&app, &id, &mut response);
     response
 }

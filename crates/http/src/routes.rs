@@ -5,14 +5,15 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{any, get, options, post};
+use axum::routing::{MethodRouter, any, get, options, post};
 use drivetrain_config::ServerConfig;
 use drivetrain_host::Host;
 
 use crate::app::{App, AppState};
 use crate::failure::ApiError;
+use crate::generation::v1;
 use crate::server::Limits;
-use crate::{management, ping, predictions, respond, sagemaker};
+use crate::{documents, management, metrics, ping, predictions, respond, sagemaker};
 
 /// What a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +58,19 @@ pub(crate) fn routes(app: &App, routes: Routes) -> Router {
 
 fn inference() -> Router<App> {
     let invoke = || post(sagemaker::invocations).options(predictions::options);
+    let ask = |route: MethodRouter<App>| route.options(predictions::options);
     let predict = || any(predictions::predict).options(predictions::options);
     Router::new()
         .route("/", options(predictions::options))
         .route("/ping", any(ping::ping))
         .route("/invocations", invoke())
-        .route("/v1/chat/completions", invoke())
+        .route("/v1/chat/completions", ask(post(v1::chat_completions)))
+        .route("/v1/completions", ask(post(v1::completions)))
+        .route("/v1/embeddings", ask(post(v1::embeddings)))
+        .route("/v1/models", get(v1::list))
+        .route("/v1/models/{*model}", get(v1::one))
+        .route("/metrics", get(metrics::metrics))
+        .route("/openapi.json", get(documents::openapi))
         .route("/predictions/{name}", predict())
         .route("/predictions/{name}/{version}", predict())
         .route("/models/{name}/invoke", post(sagemaker::invoke).options(predictions::options))
@@ -70,6 +78,7 @@ fn inference() -> Router<App> {
 
 fn management() -> Router<App> {
     Router::new()
+        .route("/server/metrics", get(metrics::server_metrics))
         .route("/models", get(management::list))
         .route("/models/{name}", get(management::describe))
         .route("/models/{name}/{version}", get(management::describe))

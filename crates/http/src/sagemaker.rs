@@ -7,11 +7,27 @@ use axum::response::Response;
 use crate::answer::answer;
 use crate::app::App;
 use crate::call::Call;
+use crate::documents::{DjlError, InvocationBody};
 use crate::failure::ApiError;
+use crate::generation::LmiReply;
 use crate::model_path::ModelPath;
 use crate::request_id::RequestId;
 
 /// `POST /invocations`: the model that `model_name` names, or the only one loaded at start-up.
+#[utoipa::path(
+    post,
+    path = "/invocations",
+    tag = "inference",
+    request_body(content = InvocationBody, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The answer, in the form that the task or the settings say",
+            body = LmiReply),
+        (status = 400, description = "The request is wrong", body = DjlError),
+        (status = 404, description = "No such model", body = DjlError),
+        (status = 503, description = "The queue is full, or the model is not ready",
+            body = DjlError),
+    )
+)]
 pub(crate) async fn invocations(
     State(app): State<App>,
     Extension(id): Extension<RequestId>,
@@ -25,6 +41,21 @@ pub(crate) async fn invocations(
 }
 
 /// `POST /models/{name}/invoke`.
+#[utoipa::path(
+    post,
+    path = "/models/{name}/invoke",
+    tag = "inference",
+    params(("name" = String, Path, description = "The model")),
+    request_body(content = InvocationBody, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The answer, in the form that the task or the settings say",
+            body = LmiReply),
+        (status = 400, description = "The request is wrong", body = DjlError),
+        (status = 404, description = "No such model", body = DjlError),
+        (status = 503, description = "The queue is full, or the model is not ready",
+            body = DjlError),
+    )
+)]
 pub(crate) async fn invoke(
     State(app): State<App>,
     Extension(id): Extension<RequestId>,

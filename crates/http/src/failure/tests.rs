@@ -35,6 +35,7 @@ fn every_row_of_the_table() {
             "BodyTimeout: 418 BadRequestException Request",
             "BadRequest: 418 BadRequestException Request",
             "Untranslatable: 418 TranslateException Request",
+            "Unparsed: 424 TranslateException Request",
             "ModelNotFound: 404 ModelNotFoundException Request",
             "IllegalArgument: 409 IllegalArgumentException Request",
             "QueueFull: 429 WlmCapacityException Operator",
@@ -142,4 +143,30 @@ fn the_body_is_the_contracts() {
       "message": "Invalid HTTP message."
     }
     "#);
+}
+
+#[test]
+fn what_passes_says_when_to_come_back() {
+    let error = ApiError::new(FailureKind::QueueFull, "full");
+    for form in [ErrorForm::Djl, ErrorForm::Lmi, ErrorForm::OpenAi] {
+        let response = error.clone().written_as(form).render(&CODES);
+        assert_eq!(response.headers()["retry-after"], "1");
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    }
+    let response = ApiError::bad_request("no").render(&CODES);
+    assert!(!response.headers().contains_key("retry-after"));
+}
+
+#[test]
+fn openais_statuses_are_its_own() {
+    for kind in FailureKind::ALL {
+        let status = openai::status(kind).as_u16();
+        assert!([400, 404, 405, 413, 429, 500, 503].contains(&status), "{kind:?}: {status}");
+        let body = openai::object(&ApiError::new(kind, "m"));
+        let keys: Vec<&String> = body.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["message", "type", "param", "code"]);
+    }
+    let labels: std::collections::HashSet<&str> =
+        FailureKind::ALL.into_iter().map(FailureKind::label).collect();
+    assert_eq!(labels.len(), FailureKind::ALL.len());
 }

@@ -76,12 +76,17 @@ impl Server {
                 ("management_address", management, Routes::Management),
             ]
         };
+        // A client that takes no piece of a stream for that long is cut off as an engine is that
+        // gives none.
+        let frame = config.chunked_read_timeout.value;
+        let write = if frame.is_zero() { limits.write } else { limits.write.min(frame) };
+        let stalled = Limits { write, ..limits };
         let mut listeners = Vec::with_capacity(wanted.len());
         let mut bound = Vec::with_capacity(wanted.len());
         for (key, address, kind) in wanted {
             let listener = Listener::bind(key, address).await?;
             bound.push(BoundAddress { kind: kind.name(), address: listener.address(address) });
-            listeners.push((listener, Connections::new(routes(&app, kind), limits)));
+            listeners.push((listener, Connections::new(routes(&app, kind), stalled)));
         }
         Ok(Self { host, listeners, bound, drain: limits.drain })
     }
@@ -106,6 +111,7 @@ impl Server {
             )));
         }
         drop(alive);
+        let upkeep = tokio::spawn(crate::metrics::keep_up());
         for bound in &self.bound {
             tracing::info!("{bound}");
         }
@@ -123,6 +129,7 @@ impl Server {
         }
         let _: Option<()> = all_gone.recv().await;
         let _ = tokio::time::timeout_at(end, self.host.drained()).await;
+        upkeep.abort();
         tracing::info!("shut down after {} ms", now.elapsed().as_millis());
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Controls {
     pub(crate) mode: AtomicU8,
     /// Passes begun.
     pub(crate) n_passes: AtomicUsize,
+    /// The position from which a decoder ends; 0 stands for 1,000.
+    pub(crate) end_at: AtomicU64,
     /// Frames that a request model sent and somebody took.
     pub(crate) n_frames: AtomicUsize,
 }
@@ -49,6 +51,25 @@ impl Engine for Counting {
     fn load(&self, _: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {
         Ok(LoadedModel::Token(Box::new(CountingModel {
             controls: Arc::clone(&self.0),
+            kind: ModelKind::EncoderDecoder,
+            sequences: Vec::new(),
+        })))
+    }
+}
+
+/// The same as a decoder-only model.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Decoding(pub(crate) Arc<Controls>);
+
+impl Engine for Decoding {
+    fn info(&self) -> EngineInfo {
+        EngineInfo { name: "decoding".to_owned(), version: "1".to_owned(), ..EngineInfo::default() }
+    }
+
+    fn load(&self, _: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {
+        Ok(LoadedModel::Token(Box::new(CountingModel {
+            controls: Arc::clone(&self.0),
+            kind: ModelKind::Decoder,
             sequences: Vec::new(),
         })))
     }
@@ -56,6 +77,7 @@ impl Engine for Counting {
 
 struct CountingModel {
     controls: Arc<Controls>,
+    kind: ModelKind,
     sequences: Vec<SeqId>,
 }
 
@@ -86,7 +108,12 @@ impl CountingModel {
     fn write(&self, segment: &SegmentView<'_>, out: &mut Outputs<'_>) -> Result<(), EngineError> {
         let n_logits = segment.wanted.n_logits_rows(segment.tokens.len());
         if n_logits > 0 {
-            let next = if segment.position >= 1000 { END } else { 10 };
+            let end_at = match self.controls.end_at.load(Ordering::SeqCst) {
+                0 => 1000,
+                end_at => end_at,
+            };
+            let last = u64::from(segment.position) + segment.tokens.len() as u64 - 1;
+            let next = if last >= end_at { END } else { 10 };
             for row in out.next_logits(n_logits)?.chunks_exact_mut(VOCAB as usize) {
                 row.fill(0.0);
                 row[next as usize] = 1.0;
@@ -107,7 +134,7 @@ impl CountingModel {
 impl TokenModel for CountingModel {
     fn info(&self) -> TokenModelInfo {
         TokenModelInfo {
-            kind: ModelKind::EncoderDecoder,
+            kind: self.kind,
             vocab: VOCAB,
             n_logits: VOCAB,
             dim: DIM,
@@ -122,7 +149,10 @@ impl TokenModel for CountingModel {
             max_batch_tokens: 4096,
             weight_bytes: 0,
             n_parameters: 0,
-            default_decoder_input: DefaultDecoderInput::ShiftRight,
+            default_decoder_input: match self.kind {
+                ModelKind::EncoderDecoder => DefaultDecoderInput::ShiftRight,
+                _ => DefaultDecoderInput::None,
+            },
             has_pooler: false,
         }
     }

@@ -6,7 +6,12 @@
 mod bodies;
 mod engines;
 mod errors;
+mod generation;
 mod live;
+mod metrics;
+mod openai;
 mod raw;
+mod refusals;
 mod routes;
+mod streams;
 mod support;

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 use tracing::subscriber::DefaultGuard;
 
+use crate::engines::{Controls, Decoding};
+
 /// A host, its configuration, and the directory its model lies in.
 pub(crate) struct Served {
     pub(crate) host: Host,
@@ -55,6 +57,17 @@ impl Served {
         let served = Self::loading(engine, task, settings);
         served.model.wait_ready_blocking().unwrap();
         served
+    }
+
+    /// A decoder that generates, with further lines of `serving.properties`.
+    pub(crate) fn generating(
+        controls: &Arc<Controls>,
+        properties: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let engine = Decoding(Arc::clone(controls));
+        let task = format!("text-generation\n{properties}");
+        Self::new(engine, &task, settings)
     }
 
     /// As [`Served::new`], without waiting.
@@ -103,6 +116,11 @@ fn model_dir(properties: &str) -> TempDir {
         "special_tokens_map.json",
     ] {
         std::fs::copy(shipped.join(name), dir.path().join(name)).unwrap();
+    }
+    if properties.contains("task=text-generation") {
+        // The shipped model forces an end token at the length's end; a decoder says what it likes.
+        let generation = r#"{"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}"#;
+        std::fs::write(dir.path().join("generation_config.json"), generation).unwrap();
     }
     std::fs::write(dir.path().join("serving.properties"), properties).unwrap();
     dir
