@@ -164,8 +164,8 @@ fn prompts_that_can_not_be_served_are_named() {
     check(&decoder, &[text(&"a".repeat(300 << 10))], json!({}), "has 307200 bytes");
     check(&decoder, &[chat(&"a".repeat(65))], json!({}), "messages has 67 tokens");
     check(&decoder, &[text("a")], json!({"truncate": 0}), "truncate");
-    let n = json!({"do_sample": true, "num_return_sequences": 64, "n": 64});
-    check(&decoder, &vec![text("a"); 100], n, "expected 4096 choices at most");
+    let n = json!({"do_sample": true, "num_return_sequences": 8, "n": 8});
+    check(&decoder, &vec![text("a"); 600], n, "expected 4096 choices at most");
     let sequences = context(ModelKind::EncoderDecoder);
     check(&sequences, &[text("a")], json!({"prompt_logprobs": 1}), "prompt_logprobs");
     check(&sequences, &[text("")], json!({"add_special_tokens": false}), "gives no tokens");
