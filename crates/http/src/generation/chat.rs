@@ -3,7 +3,7 @@
 mod chunks;
 mod print;
 mod request;
-mod tools;
+pub(super) mod tools;
 
 pub(crate) use chunks::ChatChunks;
 pub(crate) use print::{ChatAnswer, ChatForm, chat_answer};

@@ -199,16 +199,15 @@ fn wanted(kind: &Kind) -> String {
 
 /// A value for a message: its first characters, without writing all of a large one.
 fn shown(value: &Value) -> String {
-    let text = match value {
-        Value::Array(list) => return format!("[{} entries]", list.len()),
-        Value::Object(map) => return format!("{{{} keys}}", map.len()),
+    match value {
+        Value::Array(list) => format!("[{} entries]", list.len()),
+        Value::Object(map) => format!("{{{} keys}}", map.len()),
         Value::String(text) => {
             let cut: String = text.chars().take(MAX_SHOWN_CHARS).collect();
-            return if cut.len() < text.len() { format!("{cut:?}..") } else { format!("{cut:?}") };
+            if cut.len() < text.len() { format!("{cut:?}..") } else { format!("{cut:?}") }
         }
         other => other.to_string(),
-    };
-    text
+    }
 }
 
 /// The schema of an object of these fields.

@@ -3,13 +3,15 @@
 use drivetrain_host::{
     Completion, Event, FinishReason, HostError, PromptInfo, StopCause, TokenDetail, TopToken,
 };
+use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::chat::{ChatChunks, ChatRequest, ToolSyntax, chat_answer};
-use super::completions::{CompletionChunks, CompletionRequest, completed};
-use super::lmi::{Dialect, LmiLines, LmiRequest, document};
+use super::chat::{CHAT, ChatChunks, ChatRequest, ToolSyntax, chat_answer};
+use super::completions::{COMPLETION, CompletionChunks, CompletionRequest, completed};
+use super::lmi::{Dialect, LmiLines, LmiRequest, PARAMETERS, REQUEST, document};
 use super::openai::Head;
 use super::running::Whole;
+use super::schema::{Field, SAMPLING};
 use super::stream::{Framing, Printer};
 
 fn object(value: Value) -> Map<String, Value> {
@@ -375,4 +377,110 @@ fn chat_tokens_have_their_bytes_and_rivals() {
     assert_eq!(token["logprob"], -9999.0);
     assert_eq!(token["top_logprobs"].as_array().unwrap().len(), 1);
     assert_eq!(token["top_logprobs"][0]["token"], "x");
+}
+
+/// A JSON value of any kind, small.
+fn any_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(|x| json!(x)),
+        (-3..200_i64).prop_map(Value::from),
+        ".{0,8}".prop_map(Value::from),
+        Just(json!("function")),
+        Just(json!("user")),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        let key = prop_oneof![
+            Just("role".to_owned()),
+            Just("content".to_owned()),
+            Just("type".to_owned()),
+            Just("text".to_owned()),
+            Just("function".to_owned()),
+            Just("name".to_owned()),
+            Just("tool_calls".to_owned()),
+            Just("arguments".to_owned()),
+            ".{0,4}",
+        ];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((key, inner), 0..4)
+                .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+        ]
+    })
+}
+
+/// An object with some of these fields.
+fn any_body(tables: &'static [&'static [Field]]) -> impl Strategy<Value = Map<String, Value>> {
+    let names: Vec<&'static str> =
+        tables.iter().flat_map(|table| table.iter().map(|field| field.name)).collect();
+    prop::collection::vec((prop::sample::select(names), any_value()), 0..6)
+        .prop_map(|pairs| pairs.into_iter().map(|(name, v)| (name.to_owned(), v)).collect())
+}
+
+/// A refusal names its field, and is no longer than a line of a log.
+fn check_refusal(refused: Option<super::schema::Invalid>) {
+    if let Some(invalid) = refused {
+        assert!(invalid.message.starts_with(&invalid.field), "{invalid:?}");
+        assert!(invalid.message.len() < 2000, "{invalid:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_body_is_too_strange_to_be_refused(
+        completion in any_body(&[COMPLETION, SAMPLING]),
+        chat in any_body(&[CHAT, SAMPLING]),
+        lmi in any_body(&[REQUEST]),
+        parameters in any_body(&[PARAMETERS]),
+    ) {
+        let mut good = completion.clone();
+        good.insert("prompt".to_owned(), json!("a"));
+        for body in [completion, good] {
+            check_refusal(CompletionRequest::read(body).err());
+        }
+        let mut good = chat.clone();
+        good.insert("messages".to_owned(), json!([{"role": "user", "content": "a"}]));
+        for body in [chat, good] {
+            check_refusal(ChatRequest::read(body, false).err());
+        }
+        for dialect in [Dialect::Rolling, Dialect::Tgi, Dialect::Async] {
+            check_refusal(LmiRequest::read(lmi.clone(), dialect).err());
+            let body = json!({"inputs": "a", "parameters": parameters.clone()});
+            check_refusal(LmiRequest::read(object(body), dialect).err());
+        }
+    }
+
+    #[test]
+    fn whatever_a_model_says_is_told(pieces in prop::collection::vec(
+        prop::sample::select(vec![
+            "<tool_call>", "</tool_call>", "<tool", "_call>", "[TOOL_CALLS]", "[TOOL",
+            "<|python_tag|>", "{\"name\": \"f\"}", "{\"name\"", ":", "[", "]", "{", "}", " ", "é", "x",
+        ]),
+        0..12,
+    )) {
+        use super::chat::tools::{Said, ToolReader};
+        for syntax in [ToolSyntax::Hermes, ToolSyntax::Llama3, ToolSyntax::Mistral] {
+            let mut reader = ToolReader::new(syntax);
+            let mut said: Vec<Said> = pieces.iter().flat_map(|piece| reader.push(piece)).collect();
+            said.extend(reader.finish());
+            let whole = pieces.concat();
+            let mut once = ToolReader::new(syntax);
+            let mut at_once = once.push(&whole);
+            at_once.extend(once.finish());
+            let text = |said: &[Said]| said.iter().filter_map(|one| match one {
+                Said::Text(text) => Some(text.as_str()),
+                Said::Call(_) => None,
+            }).collect::<String>();
+            let n_calls = |said: &[Said]| said.iter().filter(|o| matches!(o, Said::Call(_))).count();
+            prop_assert_eq!(text(&said), text(&at_once));
+            prop_assert_eq!(n_calls(&said), n_calls(&at_once));
+            if n_calls(&said) == 0 {
+                prop_assert_eq!(text(&said), whole);
+            }
+        }
+    }
 }

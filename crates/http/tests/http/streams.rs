@@ -65,6 +65,19 @@ async fn rest(socket: &mut TcpStream) -> String {
     String::from_utf8(reply).unwrap()
 }
 
+/// Waits until the model has made no pass for so long; how many it made.
+async fn at_rest(controls: &Controls, span: Duration) -> usize {
+    let mut n_before = usize::MAX;
+    loop {
+        tokio::time::sleep(span).await;
+        let n_passes = controls.n_passes.load(Ordering::SeqCst);
+        if n_passes == n_before {
+            return n_passes;
+        }
+        n_before = n_passes;
+    }
+}
+
 /// Reads until `n` of `part` have come.
 async fn read_until(socket: &mut TcpStream, part: &str, n: usize) -> String {
     let mut text = String::new();
@@ -83,12 +96,13 @@ async fn pieces_come_while_the_model_works() {
     let controls = Arc::new(Controls::default());
     controls.pass_ms.store(50, Ordering::SeqCst);
     let live = live(&controls, "", &[]).await;
-    let mut socket = live.ask(&stream_of(20)).await;
+    let mut socket = live.ask(&stream_of(300)).await;
     let head = read_until(&mut socket, "data: ", 2).await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     assert!(head.contains("transfer-encoding: chunked"), "{head}");
     assert!(head.contains("content-type: text/event-stream"), "{head}");
-    assert!(controls.n_passes.load(Ordering::SeqCst) < 18, "nothing came before the end");
+    assert!(controls.n_passes.load(Ordering::SeqCst) < 290, "nothing came before the end");
+    controls.pass_ms.store(0, Ordering::SeqCst);
     let tail = rest(&mut socket).await;
     assert!(tail.ends_with("data: [DONE]\n\n\r\n0\r\n\r\n"), "{tail:?}");
 }
@@ -101,10 +115,8 @@ async fn a_client_that_goes_away_ends_the_work() {
     let mut socket = live.ask(&stream_of(900)).await;
     read_until(&mut socket, "data: ", 2).await;
     drop(socket);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let n_passes = controls.n_passes.load(Ordering::SeqCst);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(controls.n_passes.load(Ordering::SeqCst), n_passes, "the work goes on");
+    let n_passes = at_rest(&controls, Duration::from_millis(500)).await;
+    assert!(n_passes < 900, "the work went on to its end");
     assert_eq!(live.served.post("/ping", "", b"").await.status, 200);
 }
 
@@ -124,15 +136,7 @@ async fn a_client_that_does_not_read_is_cut_off() {
     });
     socket.write_all(request("/v1/completions", &body).as_bytes()).await.unwrap();
     // Nobody reads, so the work comes to rest, and a second later the connection is cut.
-    let mut n_before = usize::MAX;
-    loop {
-        tokio::time::sleep(Duration::from_millis(2500)).await;
-        let n_passes = controls.n_passes.load(Ordering::SeqCst);
-        if n_passes == n_before {
-            break;
-        }
-        n_before = n_passes;
-    }
+    at_rest(&controls, Duration::from_millis(2500)).await;
     let mut reply = Vec::new();
     let end = tokio::time::timeout(Duration::from_secs(20), socket.read_to_end(&mut reply)).await;
     drop(end.expect("the connection was cut"));
@@ -179,15 +183,17 @@ async fn a_stream_that_fails_says_so_in_its_last_frame() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_fails_for_now_says_when_to_come_back() {
     let controls = Arc::new(Controls::default());
-    controls.pass_ms.store(100, Ordering::SeqCst);
-    let properties = "job_queue_size=1\noption.max_rolling_batch_size=1\npredict_timeout=2\n\
+    let properties = "job_queue_size=1\noption.max_rolling_batch_size=1\npredict_timeout=4\n\
                       option.rolling_batch=auto\n";
     let live = live(&controls, properties, &[]).await;
     let lmi = json!({"inputs": "a", "parameters": {"max_new_tokens": 900}});
+    controls.pass_ms.store(20, Ordering::SeqCst);
     let mut running = live.ask(&stream_of(900)).await;
     read_until(&mut running, "data: ", 1).await;
+    // The pass under way outlasts the time that requests have.
+    controls.pass_ms.store(7000, Ordering::SeqCst);
     let mut waiting = live.ask(&stream_of(900)).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(1000)).await;
     // The queue is full.
     let reply = rest(&mut live.ask(&stream_of(9)).await).await;
     assert!(reply.starts_with("HTTP/1.1 429 "), "{reply}");
