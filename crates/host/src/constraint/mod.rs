@@ -157,6 +157,12 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 }
 
 fn stopped(reason: &str) -> EngineError {
+    let reason = match reason {
+        "NoExtension" | "NoExtensionBias" => "no token of the vocabulary may come next",
+        "LexerTooComplex" => "its expressions take too much work",
+        "ParserTooComplex" => "its rules take too much work",
+        other => other,
+    };
     EngineError::bad_input(format!("the grammar can't be followed any further: {reason}"))
 }
 
