@@ -358,6 +358,8 @@ mod tests {
             "eos_token_id": [1, 2], "bos_token_id": 0, "forced_eos_token_id": 2, "temperature": 0.7,
             "early_stopping": "never", "bad_words_ids": [[3], [4, 5]], "top_k": null,
             "exponential_decay_length_penalty": [10, 1.5], "do_sample": true,
+            "num_beam_groups": 2, "diversity_penalty": 0.5, "prompt_lookup_num_tokens": 8,
+            "max_matching_ngram_size": 3, "sequence_bias": [[[4, 5], -1.5], [[6], 2]],
         }))
         .unwrap();
         assert_eq!(config.eos_token_id, [1, 2]);
@@ -366,6 +368,10 @@ mod tests {
         assert_eq!(config.bad_words_ids, [vec![3], vec![4, 5]]);
         assert_eq!(config.exponential_decay_length_penalty, Some((10, 1.5)));
         assert_eq!(config.top_k, None);
+        assert_eq!((config.num_beam_groups, config.diversity_penalty), (Some(2), Some(0.5)));
+        assert_eq!(config.prompt_lookup_num_tokens, Some(8));
+        assert_eq!(config.max_matching_ngram_size, Some(3));
+        assert_eq!(config.sequence_bias, [(vec![4, 5], -1.5), (vec![6], 2.0)]);
     }
 
     #[test]
@@ -384,6 +390,10 @@ mod tests {
         check(
             json!({"eos_token_id": [1, "x"]}),
             &format!("eos_token_id = [1,\"x\"]: expected {TOKEN}, or a list of them"),
+        );
+        check(
+            json!({"sequence_bias": [[[], 1.0]]}),
+            "sequence_bias = [[[],1.0]]: expected a list of pairs of a list of token ids and a number",
         );
         check(json!({"num_beams": 0}), "num_beams = 0: expected a whole number, 1 or more");
         check(

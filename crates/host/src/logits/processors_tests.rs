@@ -1,5 +1,5 @@
 //! Rules and filters against transformers' own classes: `testdata/make_processors.py` wrote what
-//! those make of random logits.
+//! those make of random logits, with transformers 5.24.0 and torch 2.15.0.
 
 use serde_json::{Value, json};
 

@@ -1,8 +1,8 @@
 //! Drawing tokens.
 //!
 //! Source: the warpers of `generation/logits_process.py`, transformers 5.23.0. They sort the whole
-//! vocabulary; here each filter finds its cut by looking at halves, and only at tokens that the
-//! filters before it and a cheap bound have left.
+//! vocabulary; here each filter finds its cut by sums over bins of like tokens, and looks only at tokens
+//! that the filters before it and a cheap bound have left.
 
 use std::cmp::Ordering;
 
@@ -10,10 +10,15 @@ use drivetrain_engine::TokenId;
 
 use super::draw_key::DrawKey;
 use super::exp;
-use super::scratch::{Kept, Ranked, Scratch};
+use super::scratch::{Bin, Kept, Ranked, Scratch};
 
 /// Scores that are passed over together where none of them can be kept.
 const BLOCK: usize = 64;
+
+/// Bins that tokens are sorted into by rank, and how far they go: what is ranked lower than that
+/// below the first has no weight that counts.
+const N_BINS: usize = 1024;
+const SPAN: f32 = 64.0;
 
 /// What is done to the scores before a token is drawn, in `generate`'s order; neutral values are
 /// `None`.
@@ -238,13 +243,17 @@ fn keep_top_k(scores: &[f32], k: usize, scratch: &mut Scratch) {
     cut_to(k, kept, floats);
 }
 
+/// Appends what is kept of a block. Which scores are is as good as random, so they are moved without
+/// a branch.
 fn push(kept: &mut Vec<Kept>, block_idx: usize, block: &[f32], is_kept: impl Fn(f32) -> bool) {
+    let mut found = [Kept { id: 0, score: 0.0, weight: 0.0 }; BLOCK];
     let first = block_idx * BLOCK;
+    let mut n_found = 0;
     for (idx, &score) in block.iter().enumerate() {
-        if is_kept(score) {
-            kept.push(Kept { id: (first + idx) as TokenId, score, weight: 0.0 });
-        }
+        found[n_found % BLOCK] = Kept { id: (first + idx) as TokenId, score, weight: 0.0 };
+        n_found += usize::from(is_kept(score));
     }
+    kept.extend_from_slice(found.get(..n_found).unwrap_or_default());
 }
 
 /// Drops tokens less likely than the `k`th; returns its score.
@@ -268,32 +277,26 @@ fn nth_score(k: usize, kept: &[Kept], floats: &mut Vec<f32>) -> f32 {
 /// Leaves the likeliest up to a weight of `target`. Of equals the lower ids come first, as with the
 /// arg-max; transformers leaves that to its sort.
 fn keep_top_p(target: f64, min_kept: usize, scratch: &mut Scratch) {
-    let (kept, order) = (&mut scratch.kept, &mut scratch.order);
     let ranked = |token: &Kept| Ranked { rank: -token.score, tie: token.id, weight: token.weight };
-    order.clear();
-    order.extend(kept.iter().map(ranked));
-    if let Some(last) = last_kept(order, target, min_kept) {
-        kept.retain(|token| compare(&ranked(token), &last).is_le());
+    if let Some(last) = last_kept(scratch, ranked, target, min_kept) {
+        scratch.kept.retain(|token| compare(&ranked(token), &last).is_le());
     }
 }
 
 /// Leaves the most typical up to a part `mass` of the weight, with those as typical as the last.
 fn keep_typical(mass: f64, max: f32, min_kept: usize, scratch: &mut Scratch) {
-    let (kept, order) = (&mut scratch.kept, &mut scratch.order);
-    let moments = Moments::of(kept, max);
+    let moments = Moments::of(&scratch.kept, max);
     let usual = moments.total.ln() - moments.entropy();
     let ranked = |token: &Kept| {
         let rank = (usual - (f64::from(token.score) - f64::from(max))).abs() as f32;
         Ranked { rank, tie: token.id, weight: token.weight }
     };
-    order.clear();
-    order.extend(kept.iter().map(ranked));
-    let Some(last) = last_kept(order, mass * moments.total, 1) else { return };
-    let nth = min_kept.min(order.len()) - 1;
-    let (_, least, _) = order.select_nth_unstable_by(nth, compare);
-    kept.retain(|token| {
+    let Some(last) = last_kept(scratch, ranked, mass * moments.total, 1) else { return };
+    let least = if min_kept > 1 { last_kept(scratch, ranked, 0.0, min_kept) } else { None };
+    let least = least.unwrap_or(last);
+    scratch.kept.retain(|token| {
         let token = ranked(token);
-        token.rank <= last.rank || compare(&token, least).is_le()
+        token.rank <= last.rank || compare(&token, &least).is_le()
     });
 }
 
@@ -308,9 +311,52 @@ fn compare(a: &Ranked, b: &Ranked) -> Ordering {
 }
 
 /// The first in order up to which the weights sum to `target`, but none of the `min_kept - 1` first;
-/// the last one if there is none. Each turn puts the lower half before the upper one and goes on with
-/// the half that it is in.
-fn last_kept(order: &mut [Ranked], target: f64, min_kept: usize) -> Option<Ranked> {
+/// the last one if there is none.
+///
+/// Ranks are sorted into bins, and only the bin that it is in is looked at closely.
+fn last_kept(
+    scratch: &mut Scratch,
+    ranked: impl Fn(&Kept) -> Ranked,
+    target: f64,
+    min_kept: usize,
+) -> Option<Ranked> {
+    let Scratch { kept, order, bins, .. } = scratch;
+    let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
+    for token in kept.iter() {
+        let rank = ranked(token).rank;
+        (low, high) = (low.min(rank), high.max(rank));
+    }
+    let span = (high - low).min(SPAN);
+    let scale = if span > 0.0 { (N_BINS - 1) as f32 / span } else { 0.0 };
+    let bin_of = |rank: f32| (((rank - low) * scale) as usize).min(N_BINS - 1);
+    bins.clear();
+    bins.resize(N_BINS, Bin::default());
+    for token in kept.iter() {
+        let token = ranked(token);
+        if let Some(bin) = bins.get_mut(bin_of(token.rank)) {
+            bin.weight += f64::from(token.weight);
+            bin.n_tokens += 1;
+        }
+    }
+    let (mut before, mut n_before) = (0.0, 0);
+    let mut found = (0, before, n_before);
+    for (bin_idx, bin) in bins.iter().enumerate().filter(|(_, bin)| bin.n_tokens > 0) {
+        found = (bin_idx, before, n_before);
+        before += bin.weight;
+        n_before += bin.n_tokens;
+        if before >= target && n_before >= min_kept {
+            break;
+        }
+    }
+    let (bin_idx, before, n_before) = found;
+    order.clear();
+    order.extend(kept.iter().map(ranked).filter(|token| bin_of(token.rank) == bin_idx));
+    last_of(order, target - before, min_kept.saturating_sub(n_before))
+}
+
+/// The same of a few. Each turn puts the lower half before the upper one and goes on with the half
+/// that it is in.
+fn last_of(order: &mut [Ranked], target: f64, min_kept: usize) -> Option<Ranked> {
     let (mut start, mut end, mut before) = (0, order.len(), 0.0);
     while end - start > 1 {
         let half = (end - start) / 2;

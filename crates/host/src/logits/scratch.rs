@@ -13,8 +13,10 @@ pub(crate) struct Scratch {
     pub(super) counts: Vec<u32>,
     /// Tokens that are still in the draw, lowest id first, and their scores.
     pub(super) kept: Vec<Kept>,
-    /// The same in other orders.
+    /// Some of them, in another order.
     pub(super) order: Vec<Ranked>,
+    /// Sums over tokens of like rank.
+    pub(super) bins: Vec<Bin>,
     /// The exponentials of all scores.
     pub(super) exps: Vec<f32>,
 }
@@ -34,4 +36,11 @@ pub(super) struct Ranked {
     pub(super) rank: f32,
     pub(super) tie: u32,
     pub(super) weight: f32,
+}
+
+/// Tokens of like rank.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bin {
+    pub(super) weight: f64,
+    pub(super) n_tokens: usize,
 }

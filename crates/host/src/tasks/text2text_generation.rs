@@ -3,7 +3,7 @@
 use super::context::{Budget, Encoding, Item, Prepared, TaskContext, decode_special};
 use super::{Task, TaskReply, TaskRequest, text_generation};
 use crate::HostError;
-use crate::logits::{GenerationParams, Params};
+use crate::logits::Params;
 use crate::scheduler::{Outcome, Work};
 
 pub(super) fn prepare(
@@ -11,7 +11,7 @@ pub(super) fn prepare(
     request: &TaskRequest,
     params: Params<'_>,
 ) -> Result<(Vec<Work>, Prepared), HostError> {
-    let generation = GenerationParams::read(params, &context.defaults, false)?;
+    let generation = text_generation::generation(context, params)?;
     let limit = context.limits().info.max_encoder_positions as usize;
     let how = Encoding::read(context, params, limit)?;
     let special = decode_special(params)?;

@@ -1,7 +1,7 @@
 //! `text-generation`: how a decoder-only model continues each input, as transformers' pipeline of
 //! that name: the reply has the prompt before the new text unless `return_full_text` is false.
 
-use drivetrain_artifacts::DecodeSpecial;
+use drivetrain_artifacts::{DecodeSpecial, SpecialTokens};
 
 use super::context::{Budget, Encoding, Item, Prepared, Prompt, TaskContext, decode_special};
 use super::{Generated, Task, TaskReply, TaskRequest};
@@ -15,7 +15,7 @@ pub(super) fn prepare(
     request: &TaskRequest,
     params: Params<'_>,
 ) -> Result<(Vec<Work>, Prepared), HostError> {
-    let generation = GenerationParams::read(params, &context.defaults, false)?;
+    let generation = generation(context, params)?;
     let limit = context.limits().info.max_positions as usize;
     let how = Encoding::read(context, params, limit)?;
     let is_full_text = params.flag("return_full_text")?.unwrap_or(true);
@@ -42,6 +42,30 @@ pub(super) fn prepare(
         works.push(Work { encoder: Vec::new(), tokens, token_types: Vec::new(), goal });
     }
     Ok((works, Prepared { items, special, is_full_text }))
+}
+
+/// What generation needs of a request's parameters.
+pub(super) fn generation(
+    context: &TaskContext,
+    params: Params<'_>,
+) -> Result<GenerationParams, HostError> {
+    let mut generation = GenerationParams::read(params, &context.defaults, false)?;
+    if let Some((_, field)) = generation.grammar() {
+        return Err(HostError::bad_request(format!("{field}: this task follows no grammar")));
+    }
+    let mut words = Vec::new();
+    for word in generation.bad_word_strings() {
+        // As vLLM: also after a space, where that makes another token of the first.
+        let word = word.trim_start();
+        let bare = context.text.encode(word, SpecialTokens::None)?.ids;
+        let spaced = context.text.encode(&format!(" {word}"), SpecialTokens::None)?.ids;
+        if spaced.len() == bare.len() && spaced.first() != bare.first() {
+            words.push(spaced);
+        }
+        words.push(bare);
+    }
+    generation.ban(words);
+    Ok(generation)
 }
 
 /// How an input is answered whose decoder starts with so many tokens and whose encoder reads these,

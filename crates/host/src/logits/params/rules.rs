@@ -15,6 +15,10 @@ const MAX_ENDS: usize = 64;
 /// Most of the likeliest tokens that are told at one place.
 const MAX_TOP: usize = 20;
 
+/// What scores may be divided and multiplied by.
+const MIN_PENALTY: f64 = 0.001;
+const MAX_PENALTY: f64 = 1000.0;
+
 /// Reads all but lengths and the encoder's ids.
 ///
 /// # Errors
@@ -28,7 +32,8 @@ pub(super) fn read(params: Params<'_>, defaults: &Defaults) -> Result<Rules, Hos
         Ok::<_, HostError>(params.whole(name, 0)?.or(default).unwrap_or(0) as usize)
     };
     let penalty = |name: &str, default: Option<f64>| {
-        let penalty = params.number(name, 0.001..=1000.0)?.or(default);
+        let default = default.map(|p| p.clamp(MIN_PENALTY, MAX_PENALTY));
+        let penalty = params.number(name, MIN_PENALTY..=MAX_PENALTY)?.or(default);
         Ok::<_, HostError>(penalty.filter(|p| *p != 1.0).map(|p| p as f32))
     };
     let loss =

@@ -16,6 +16,12 @@ const MAX_CHOICES: usize = 128;
 /// A temperature below it leaves nothing to chance.
 const COLD: f64 = 1e-5;
 
+/// The highest temperature, and the highest penalty for what other groups of beams say.
+const HOT: f64 = 100.0;
+
+/// The largest exponent of the length, either way.
+const MAX_EXPONENT: f64 = 50.0;
+
 /// How tokens are chosen, and how many of the choices are given.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -54,7 +60,8 @@ impl Plan {
             uses_beams: params.flag("use_beam_search")? == Some(true),
         };
         let do_sample = params.flag("do_sample")?.or(defaults.do_sample).unwrap_or(false);
-        let temperature = params.number("temperature", 0.0..=100.0)?.or(defaults.temperature);
+        let temperature = params.number("temperature", 0.0..=HOT)?;
+        let temperature = temperature.or(defaults.temperature.map(|t| t.min(HOT)));
         let is_cold = temperature.is_some_and(|t| t < COLD);
         // Read even where it is of no use: a wrong value is wrong.
         let sampling = sampling(params, defaults, temperature.filter(|_| !is_cold))?;
@@ -168,8 +175,8 @@ fn beams(
     let n_return = asked.unwrap_or(default).clamp(1, n_beams.max(1));
     let default = defaults.num_beam_groups.map_or(1, |n| (n as usize).clamp(1, MAX_BEAMS));
     let n_groups = params.whole_in("num_beam_groups", 1..=MAX_BEAMS)?.unwrap_or(default);
-    let penalty = params.number("diversity_penalty", 0.0..=100.0)?;
-    let penalty = penalty.or(defaults.diversity_penalty).unwrap_or(0.0);
+    let penalty = params.number("diversity_penalty", 0.0..=HOT)?;
+    let penalty = penalty.or(defaults.diversity_penalty.map(|p| p.min(HOT))).unwrap_or(0.0);
     if n_beams > 1 && n_groups > 1 {
         let groups = ("num_beam_groups", &n_groups as _);
         if !n_beams.is_multiple_of(n_groups) {
@@ -181,11 +188,12 @@ fn beams(
             return Err(params.conflict(groups, ("diversity_penalty", &penalty), why));
         }
     }
-    let length_penalty = params.number("length_penalty", -50.0..=50.0)?;
+    let length_penalty = params.number("length_penalty", -MAX_EXPONENT..=MAX_EXPONENT)?;
+    let default = defaults.length_penalty.map(|p| p.clamp(-MAX_EXPONENT, MAX_EXPONENT));
     let plan = BeamParams {
         n_beams,
         n_return,
-        length_penalty: length_penalty.or(defaults.length_penalty).unwrap_or(1.0),
+        length_penalty: length_penalty.or(default).unwrap_or(1.0),
         early_stopping: early_stopping(params)?.unwrap_or(defaults.early_stopping),
         n_groups: if n_beams > 1 { n_groups } else { 1 },
         diversity_penalty: penalty as f32,

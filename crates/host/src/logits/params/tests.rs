@@ -318,6 +318,26 @@ fn beams_follow_generate() {
 }
 
 #[test]
+fn a_models_own_figures_are_held_in_bounds() {
+    let wild = Defaults {
+        do_sample: Some(true),
+        temperature: Some(1e300),
+        repetition_penalty: Some(1e-300),
+        num_beams: Some(1000),
+        num_return_sequences: Some(1000),
+        length_penalty: Some(1e300),
+        n_lookup: Some(1000),
+        ..defaults()
+    };
+    let found = beams(&json!({}), &wild);
+    assert_eq!((found.n_beams, found.n_return, found.length_penalty), (16, 16, 50.0));
+    assert_eq!(found.sampling.unwrap().temperature, Some(100.0));
+    let generate = read(&json!({"num_beams": 1}), &wild).unwrap().generate(3, &[]).unwrap();
+    assert!(matches!(generate.search, Search::Sample { n: 128, .. }), "{generate:?}");
+    assert_eq!((generate.n_lookup, generate.rules.repetition_penalty), (64, Some(0.001)));
+}
+
+#[test]
 fn ends_and_stops_are_read() {
     let check = |params: Value, ends: &[TokenId]| assert_eq!(*generate(&params).rules.eos, *ends);
     check(json!({}), &[2]);

@@ -22,6 +22,9 @@ const MAX_BIASES: usize = 4096;
 /// The largest bias.
 const MAX_BIAS: f64 = 100.0;
 
+/// Runs of ids, and what is added to the score of an id that would complete one.
+type BiasedRuns = Vec<(Vec<TokenId>, f32)>;
+
 /// A request's parameters, read one by one with errors that name them as the client does.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Params<'a> {
@@ -199,7 +202,7 @@ impl<'a> Params<'a> {
         self,
         name: &str,
         n_logits: u32,
-    ) -> Result<Option<Vec<(Vec<TokenId>, f32)>>, HostError> {
+    ) -> Result<Option<BiasedRuns>, HostError> {
         let read = |value: &Value| {
             let list = value.as_array().filter(|list| list.len() <= MAX_BIASES)?;
             let mut n_ids = 0;

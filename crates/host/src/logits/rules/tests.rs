@@ -86,6 +86,61 @@ fn some_are_never_said_and_some_not_first() {
     check(forced, &[2, 6], &[(1, INF)]);
 }
 
+/// As vLLM 0.11, `model_executor/layers/utils.py`, `apply_penalties`: the prompt does not count.
+#[test]
+fn new_ids_lose_by_their_number_and_their_presence() {
+    let rules =
+        Rules { frequency_penalty: 0.5, presence_penalty: 0.25, n_prompt: 2, ..Rules::default() };
+    check(rules.clone(), &[1, 2, 2, 5, 2, 900], &[(2, 0.644), (5, -2.54)]);
+    check(rules.clone(), &[1, 2], &[]);
+    check(Rules { frequency_penalty: 0.0, ..rules }, &[1, 2, 3, 3, 3], &[(3, -2.479)]);
+}
+
+#[test]
+fn counts_are_left_clear() {
+    let rules = Rules { frequency_penalty: 1.0, ..Rules::default() };
+    let mut scratch = Scratch::default();
+    for n_logits in [8, 3, 5] {
+        let mut scores = vec![0.0; n_logits];
+        rules.apply(&[1, 1, 7, 4], &mut scores, &mut scratch);
+        let expect = [0.0, -2.0, 0.0, 0.0, -1.0, 0.0, 0.0, -1.0];
+        assert_eq!(scores, expect[..n_logits]);
+    }
+}
+
+#[test]
+fn biases_are_added_before_penalties() {
+    let rules = Rules {
+        logit_bias: [(3, 5.0), (900, 1.0)].into(),
+        sequence_bias: [(vec![1], -0.572), (vec![2, 0], 1.0), (vec![3, 0], 9.0)].into(),
+        repetition_penalty: Some(2.0),
+        ..Rules::default()
+    };
+    check(rules, &[1, 2], &[(0, 0.706), (1, 0.5), (2, 0.947), (3, 2.771)]);
+}
+
+#[test]
+fn the_encoders_ids_are_favoured_and_its_runs_banned() {
+    let encoder: Arc<[TokenId]> = [4, 5, 4, 7].into();
+    let rules = Rules {
+        encoder: encoder.clone(),
+        encoder_repetition_penalty: Some(2.0),
+        ..Rules::default()
+    };
+    check(rules, &[1], &[(4, 6.764), (5, -0.895), (7, 4.93)]);
+    let rules = Rules { encoder, encoder_no_repeat_ngram: 2, ..Rules::default() };
+    check(rules.clone(), &[1, 4], &[(5, INF), (7, INF)]);
+    check(rules, &[4, 1], &[]);
+}
+
+#[test]
+fn what_is_no_number_can_be_replaced() {
+    let rules = Rules { removes_invalid: true, suppress: [0].into(), ..Rules::default() };
+    let mut scores = [1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -2.0];
+    rules.apply(&[0], &mut scores, &mut Scratch::default());
+    assert_eq!(scores, [INF, 0.0, f32::MAX, f32::MIN, -2.0]);
+}
+
 #[test]
 fn all_together_in_order() {
     let rules = Rules {
