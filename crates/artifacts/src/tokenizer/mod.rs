@@ -238,6 +238,15 @@ impl Tokenizer {
         self.0.names.iter().map(|(name, text)| (name.as_str(), text.as_str()))
     }
 
+    /// The whole tokenizer in the form of `tokenizer.json`.
+    ///
+    /// # Errors
+    /// The tokenizer can't be written in that form.
+    pub fn to_json(&self) -> Result<serde_json::Value, ArtifactError> {
+        guard::call(|| Ok(serde_json::to_value(&self.0.backend)?))
+            .map_err(|source| self.error("write the tokenizer as JSON", source))
+    }
+
     /// The file the vocabulary comes from.
     pub fn path(&self) -> &Path {
         &self.0.path

@@ -55,6 +55,18 @@ impl DecodeStream {
         news
     }
 
+    /// The text of byte tokens that are held back: what [`Self::finish`] would give out now, if the
+    /// last token is such a one and the bytes make whole letters.
+    pub fn pending(&self) -> Option<String> {
+        let last = self.window.last().filter(|_| self.tokenizer.0.byte_fallback)?;
+        if !is_byte(&self.tokenizer.id_to_token(*last)?) {
+            return None;
+        }
+        let text = self.text(&self.window)?;
+        let rest = text.get(..self.stable_len(&text))?.strip_prefix(self.shown.as_str())?;
+        Some(rest.to_owned()).filter(|rest| !rest.is_empty())
+    }
+
     /// Gives out the rest, when no more tokens come.
     pub fn finish(&mut self) -> Option<String> {
         let text = self.text(&self.window)?;

@@ -9,7 +9,7 @@ use drivetrain_engine::{EngineError, TokenId};
 use super::event::{Completion, Event, PromptInfo, StopCause, TokenDetail, TopToken};
 use crate::scheduler::{Choice, Outcome, Scored};
 use crate::tasks::TaskContext;
-use crate::text::Held;
+use crate::text::{Held, KeepStop};
 use crate::{FinishReason, HostError};
 
 /// How a request wants to be answered.
@@ -28,6 +28,13 @@ pub(crate) struct Answering {
     pub(crate) wants_tokens: bool,
     pub(crate) wants_logprobs: bool,
     pub(crate) wants_full_text: bool,
+}
+
+impl Answering {
+    fn held(&self) -> Held {
+        let keeps_stop = if self.keeps_stop { KeepStop::Yes } else { KeepStop::No };
+        Held::new(Arc::clone(&self.stops), keeps_stop)
+    }
 }
 
 /// What a prompt's choices are to become.
@@ -83,7 +90,7 @@ impl Answers {
         for plan in plans {
             let writer = || Writer {
                 stream: tasks.stream(how.special),
-                held: Held::new(Arc::clone(&how.stops), how.keeps_stop),
+                held: how.held(),
                 text: String::new(),
                 ids: Vec::new(),
                 tokens: Vec::new(),
@@ -272,7 +279,7 @@ impl Answers {
             return Ok(None);
         }
         let continuation = self.tasks.continuation(&prompt.ids, ids, self.how.special)?;
-        let mut held = Held::new(Arc::clone(&self.how.stops), self.how.keeps_stop);
+        let mut held = self.how.held();
         let continuation = held.push(&continuation) + &held.finish();
         Ok(Some(format!("{}{continuation}", prompt.text)))
     }

@@ -88,7 +88,7 @@ impl TaskContext {
             task,
             text: text.text,
             chat: text.chat,
-            grammars: Grammars::default(),
+            grammars: text.grammars,
             limits,
             defaults,
             shift_start,

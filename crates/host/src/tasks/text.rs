@@ -9,6 +9,7 @@ use drivetrain_artifacts::{
 };
 
 use crate::HostError;
+use crate::constraint::Grammars;
 use crate::generate::ChatRenderer;
 
 /// Text to tokens and back.
@@ -157,6 +158,7 @@ pub(crate) struct ModelText {
     pub(crate) generation: GenerationConfig,
     pub(crate) text: Box<dyn Text>,
     pub(crate) chat: ChatRenderer,
+    pub(crate) grammars: Grammars,
 }
 
 impl ModelText {
@@ -173,7 +175,8 @@ impl ModelText {
         };
         let text = Box::new(Tokenizer::read(files)?);
         let chat = ChatRenderer::new(text.chat_templates(), text.special_tokens());
-        Ok(Self { dir: files.path().to_owned(), config, generation, text, chat })
+        let grammars = Grammars::new((*text).clone(), generation.eos_token_id.clone().into());
+        Ok(Self { dir: files.path().to_owned(), config, generation, text, chat, grammars })
     }
 
     /// The file that names the architectures.

@@ -3,5 +3,5 @@
 mod held;
 mod stops;
 
-pub(crate) use held::Held;
+pub(crate) use held::{Held, KeepStop};
 pub(crate) use stops::StopWatch;
