@@ -78,6 +78,9 @@ impl ChatRenderer {
                 .add_template_owned(name.to_owned(), source.clone())
                 .err()
                 .map(|error| describe(&error));
+            if let Some(fault) = &fault {
+                tracing::warn!(template = name, fault, "the chat template is broken");
+            }
             let takes_parts = loops_over_content(&source);
             known.insert(name.to_owned(), Template { source, takes_parts, fault });
         }

@@ -3,6 +3,7 @@
 mod context;
 mod feature_extraction;
 mod generation;
+mod prompts;
 mod summarization;
 mod text;
 mod text2text_generation;
