@@ -36,7 +36,7 @@ fn walk(model: &Model, start: &Constraint, seed: u64, n_max: usize) -> Option<St
         if ids.len() >= n_max {
             return None;
         }
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             constraint.begin();
         }
         let mut scores = vec![0.0; n_logits];
@@ -51,7 +51,7 @@ fn walk(model: &Model, start: &Constraint, seed: u64, n_max: usize) -> Option<St
             let can = constraint.clone().advance(id).is_ok();
             assert_eq!(can, allowed.contains(&id), "{:?}", model.tokenizer.id_to_token(id));
         }
-        let leans_to_end = rng.next_u32() % 3 == 0;
+        let leans_to_end = rng.next_u32().is_multiple_of(3);
         let id = match leans_to_end && allowed.contains(&model.eos) {
             true => model.eos,
             false => allowed[rng.next_u32() as usize % allowed.len()],

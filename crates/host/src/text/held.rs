@@ -126,7 +126,7 @@ mod tests {
             for seed in 0..200_u64 {
                 let mut pieces = vec![String::new()];
                 for (at, c) in text.chars().enumerate() {
-                    if (seed >> (at % 8)) & 1 == 1 || (at as u64 * seed) % 5 == 0 {
+                    if (seed >> (at % 8)) & 1 == 1 || (at as u64 * seed).is_multiple_of(5) {
                         pieces.push(String::new());
                     }
                     pieces.last_mut().unwrap().push(c);
