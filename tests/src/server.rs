@@ -178,6 +178,46 @@ impl Server {
         request(self.port, method, path, headers, body)
     }
 
+    /// The sum of a metric over its labels, as `/metrics` has it; none if it is not there.
+    ///
+    /// # Errors
+    /// If the page can't be had.
+    pub fn metric(&self, name: &str) -> Result<Option<f64>> {
+        let page = self.get("/metrics")?;
+        let text = String::from_utf8(page.body)?;
+        let of_line = |line: &str| {
+            let rest = line.strip_prefix(name)?;
+            let is_name = rest.starts_with(['{', ' ']);
+            is_name.then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+        };
+        Ok(text.lines().filter_map(of_line).fold(None, |sum, n| Some(sum.unwrap_or(0.0) + n)))
+    }
+
+    /// Waits until `is_so`, looking again and again.
+    ///
+    /// # Errors
+    /// If it is not within a minute; the log is in the error.
+    pub fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_so(self) {
+            if Instant::now() >= deadline {
+                bail!("{what}: not within a minute:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Open sockets of the process.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn n_sockets(&self) -> Result<usize> {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?;
+        let links = files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
+        Ok(links.filter(|link| link.to_string_lossy().starts_with("socket:")).count())
+    }
+
     /// Sends raw bytes and returns what comes back until the server closes or 5 s pass.
     ///
     /// # Errors

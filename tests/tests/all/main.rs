@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where its ground gives way")]
 
 mod article;
+mod batching;
 mod clients;
 mod contract;
+mod crowd;
 mod drain;
 mod engines;
 mod layers;
+mod refusals;
 mod tasks;
 mod tidy;
