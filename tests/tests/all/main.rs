@@ -7,6 +7,7 @@ mod clients;
 mod contract;
 mod drain;
 mod engines;
+mod generation;
 mod layers;
 mod tasks;
 mod tidy;
