@@ -114,19 +114,31 @@ fn write_features(features: &[Features], shape: ReplyShape) -> Result<Vec<u8>, A
     Ok(out)
 }
 
-/// `[{"generated_text": ..}]`, one object an input.
+/// `[{"generated_text": ..}]`, one object an input. Where there are several of several inputs, each
+/// input's are a list of their own, as transformers' pipelines have it.
 fn write_generated(generated: &[Generated], task: Task) -> Vec<u8> {
     let n_bytes: usize = generated.iter().map(|g| g.reply_text().len() + 32).sum();
+    let n_inputs = generated.last().map_or(0, |last| last.input + 1);
+    let is_nested = n_inputs > 1 && generated.len() > n_inputs;
     let mut out = Vec::with_capacity(n_bytes + 2);
     out.push(b'[');
-    for (idx, one) in generated.iter().enumerate() {
-        out.extend_from_slice(if idx == 0 { b"{\"" } else { b",{\"" });
+    let mut before: Option<&Generated> = None;
+    for one in generated {
+        let is_next = before.is_none_or(|before| before.input != one.input);
+        out.extend_from_slice(match (before.is_some(), is_next && is_nested) {
+            (false, false) => b"".as_slice(),
+            (true, false) => b",",
+            (false, true) => b"[",
+            (true, true) => b"],[",
+        });
+        out.extend_from_slice(b"{\"");
         out.extend_from_slice(text_key(task).as_bytes());
         out.extend_from_slice(b"\":");
         write_json(&mut out, one.reply_text());
         out.push(b'}');
+        before = Some(one);
     }
-    out.push(b']');
+    out.extend_from_slice(if is_nested { b"]]" } else { b"]" });
     out
 }
 
@@ -165,6 +177,7 @@ mod tests {
 
     fn generated(text: &str) -> Generated {
         Generated {
+            input: 0,
             text: text.to_owned(),
             full_text: None,
             finish: FinishReason::EndToken,
@@ -227,10 +240,20 @@ mod tests {
 
     #[test]
     fn generated_text_is_a_flat_list_under_the_task_key() {
-        let both = [generated("sˈɝvɪŋ"), generated("a \"b\"\n<&>")];
+        let second = Generated { input: 1, ..generated("a \"b\"\n<&>") };
+        let both = [generated("sˈɝvɪŋ"), second];
         assert_eq!(
             text(Ok(write_generated(&both, Task::Text2TextGeneration))),
             r#"[{"generated_text":"sˈɝvɪŋ"},{"generated_text":"a \"b\"\n<&>"}]"#
+        );
+        let four = [generated("a"), generated("b"), both[1].clone(), both[1].clone()];
+        let four = text(Ok(write_generated(&four, Task::Text2TextGeneration)));
+        let four: serde_json::Value = serde_json::from_str(&four).unwrap();
+        let lens: Vec<usize> = [0, 1].map(|idx| four[idx].as_array().unwrap().len()).into();
+        assert_eq!((lens, four[0][1]["generated_text"].as_str()), (vec![2, 2], Some("b")));
+        assert_eq!(
+            text(Ok(write_generated(&[generated("a"), generated("b")], Task::TextGeneration))),
+            r#"[{"generated_text":"a"},{"generated_text":"b"}]"#
         );
         assert_eq!(
             text(Ok(write_generated(&both[..1], Task::Summarization))),

@@ -1,6 +1,7 @@
 //! A model: its life, its thread, and the door through which requests reach it.
 
 mod faults;
+mod gauges;
 mod inbox;
 mod lifecycle;
 mod load;

@@ -8,6 +8,7 @@ use drivetrain_engine::{EngineError, ErrorKind, TokenModel};
 
 use crate::HostError;
 use crate::model::faults::{Faults, Verdict};
+use crate::model::gauges::Gauges;
 use crate::model::inbox::Inbox;
 use crate::model::lifecycle::Lifecycle;
 use crate::scheduler::{Job, Limits, Scheduler, Step};
@@ -35,7 +36,8 @@ impl TokenWorker {
     /// Works until the inbox is closed and empty, or the model is gone, which is then the error.
     pub(crate) fn run(&self, model: &mut dyn TokenModel) -> Result<(), HostError> {
         let mut scheduler = Scheduler::new(&self.name, self.limits);
-        let end = self.turn(model, &mut scheduler);
+        let mut gauges = Gauges::new(&self.name, self.limits.info.kv_capacity_tokens);
+        let end = self.turn(model, &mut scheduler, &mut gauges);
         if let Err(error) = &end {
             let error = HostError::Failed {
                 model: self.name.clone(),
@@ -46,10 +48,16 @@ impl TokenWorker {
             self.lifecycle.fail(error.clone());
             scheduler.fail_all(&error);
         }
+        gauges.record(&mut scheduler);
         end
     }
 
-    fn turn(&self, model: &mut dyn TokenModel, scheduler: &mut Scheduler) -> Result<(), HostError> {
+    fn turn(
+        &self,
+        model: &mut dyn TokenModel,
+        scheduler: &mut Scheduler,
+        gauges: &mut Gauges,
+    ) -> Result<(), HostError> {
         let mut jobs = Vec::new();
         let mut faults = Faults::default();
         let mut next_check = Instant::now();
@@ -73,6 +81,7 @@ impl TokenWorker {
             }
             let step = scheduler.step(model, now)?;
             scheduler.took(now.elapsed());
+            gauges.record(scheduler);
             let verdict = faults.add(&step, self.retry_threshold);
             if verdict != Verdict::Fine {
                 self.judge(model, verdict)?;

@@ -78,10 +78,12 @@ pub(crate) struct Calls {
 /// What has happened since the scheduler was made, and what is now: for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
-    /// Groups that wait.
+    /// Jobs of which nothing has run yet.
     pub(crate) n_waiting: usize,
-    /// Groups that run.
+    /// Jobs of which something has.
     pub(crate) n_running: usize,
+    /// Sequences that the groups which run may have.
+    pub(crate) n_rows: usize,
     /// Tokens of KV cache set aside for what runs.
     pub(crate) kv_running: u64,
     /// Tokens of KV cache in kept prefixes.
@@ -134,6 +136,7 @@ pub(crate) struct Scheduler {
     /// Whether a job has ended that may have groups in the queue.
     has_orphans: bool,
     tally: Tally,
+    waits: Vec<Duration>,
 }
 
 struct Entry {
@@ -173,6 +176,7 @@ impl Scheduler {
             ended: Vec::new(),
             has_orphans: false,
             tally: Tally::default(),
+            waits: Vec::new(),
         }
     }
 
@@ -224,14 +228,21 @@ impl Scheduler {
 
     /// What has happened and what is.
     pub(crate) fn tally(&self) -> Tally {
+        let n_waiting = self.jobs.values().filter(|entry| entry.n_waiting == entry.n_items).count();
         Tally {
-            n_waiting: self.waiting.len(),
-            n_running: self.running.len(),
+            n_waiting,
+            n_running: self.jobs.len() - n_waiting,
+            n_rows: self.n_rows,
             kv_running: self.used.kv,
             kv_kept: self.prefixes.used().kv,
             n_kept: self.prefixes.len(),
             ..self.tally
         }
+    }
+
+    /// How long each job waited that has started since the last call.
+    pub(crate) fn waits(&mut self) -> impl Iterator<Item = Duration> + use<'_> {
+        self.waits.drain(..)
     }
 
     /// Forgets all kept prefixes that nothing runs on.
@@ -285,6 +296,7 @@ impl Scheduler {
         }
         self.waiting.clear();
         self.running.clear();
+        (self.tally.n_segments, self.tally.n_tokens) = (0, 0);
         self.prefixes = Prefixes::default();
         (self.used, self.n_rows) = (Cache::default(), 0);
     }

@@ -46,8 +46,11 @@ impl Scheduler {
         self.turn = 0;
         let n_decoding = self.running.iter().filter(|g| g.is_decoding()).map(|g| g.rows.len());
         let mut budget = self.limits.step_tokens;
-        // What is left when each sequence that decodes has its token.
+        // What is left when each sequence that decodes has its token; half of it is for prompts.
         let mut extra = budget.saturating_sub(n_decoding.sum());
+        if self.running.iter().any(|group| !group.is_decoding()) {
+            extra /= 2;
+        }
         for idx in (start..n_groups).chain(0..start) {
             let Some(group) = self.running.get_mut(idx) else { continue };
             let can_go = group.is_decoding()

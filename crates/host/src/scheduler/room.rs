@@ -31,6 +31,7 @@ impl Scheduler {
                 entry.n_waiting -= 1;
                 if entry.n_waiting == 0 {
                     entry.sink.started();
+                    self.waits.push(now.saturating_duration_since(entry.submitted));
                 }
             }
             for constraint in next.rows.iter_mut().filter_map(|row| row.constraint.as_mut()) {

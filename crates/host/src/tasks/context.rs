@@ -162,27 +162,28 @@ impl TaskContext {
         self.text.decode(ids, prepared.special)
     }
 
-    /// The new tokens of an outcome as text.
+    /// The choices of input `idx` as text.
     pub(super) fn generated(
         &self,
         prepared: &Prepared,
-        item: &Item,
+        (idx, item): (usize, &Item),
         outcome: Outcome,
-    ) -> Result<Generated, HostError> {
+    ) -> Result<Vec<Generated>, HostError> {
         let Outcome::Generated(choices) = outcome else {
             return Err(EngineError::internal("a generation ended in hidden states").into());
         };
-        let Some(Choice { ids, finish, .. }) = choices.into_iter().next() else {
-            return Err(EngineError::internal("a generation ended without a choice").into());
-        };
-        Ok(Generated {
-            text: self.decode(prepared, &ids)?,
-            full_text: None,
-            finish,
-            n_prompt_tokens: item.n_prompt_tokens,
-            n_tokens: ids.len(),
-            ids,
-        })
+        let texts = choices.into_iter().map(|Choice { ids, finish, .. }| {
+            Ok(Generated {
+                input: idx,
+                text: self.decode(prepared, &ids)?,
+                full_text: None,
+                finish,
+                n_prompt_tokens: item.n_prompt_tokens,
+                n_tokens: ids.len(),
+                ids,
+            })
+        });
+        texts.collect()
     }
 
     /// The tokens of input `idx`, no more than `limit`: cut if the request says `truncation`, to

@@ -117,13 +117,14 @@ pub struct TaskRequest {
     pub deadline: Option<Instant>,
 }
 
-/// The answer to a [`TaskRequest`]: one entry an input, in order.
+/// The answer to a [`TaskRequest`], in the order of its inputs.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum TaskReply {
     /// Of `feature-extraction`.
     Features(Vec<Features>),
-    /// Of the tasks that generate; the task says what the field is called.
+    /// Of the tasks that generate: one entry an input, or one for each of its choices
+    /// (`num_return_sequences`). The task says what the field is called.
     Generated(Vec<Generated>, Task),
 }
 
@@ -145,9 +146,11 @@ impl Features {
     }
 }
 
-/// What was generated for one input.
+/// What was generated for one input: one of its choices.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generated {
+    /// Which input.
+    pub input: usize,
     /// The text of the new tokens alone.
     pub text: String,
     /// Prompt and continuation: `text-generation`, unless `return_full_text` is false.

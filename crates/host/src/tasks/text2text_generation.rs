@@ -67,7 +67,9 @@ pub(super) fn reply_as(
     prepared: &Prepared,
     outcomes: Vec<Outcome>,
 ) -> Result<TaskReply, HostError> {
-    let pairs = prepared.items.iter().zip(outcomes);
-    let generated = pairs.map(|(item, outcome)| context.generated(prepared, item, outcome));
-    Ok(TaskReply::Generated(generated.collect::<Result<_, _>>()?, task))
+    let mut generated = Vec::with_capacity(outcomes.len());
+    for (item, outcome) in prepared.items.iter().enumerate().zip(outcomes) {
+        generated.extend(context.generated(prepared, item, outcome)?);
+    }
+    Ok(TaskReply::Generated(generated, task))
 }

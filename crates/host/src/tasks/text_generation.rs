@@ -50,9 +50,6 @@ pub(super) fn generation(
     params: Params<'_>,
 ) -> Result<GenerationParams, HostError> {
     let mut generation = GenerationParams::read(params, &context.defaults, false)?;
-    if let Some((_, field)) = generation.grammar() {
-        return Err(HostError::bad_request(format!("{field}: this task follows no grammar")));
-    }
     let mut words = Vec::new();
     for word in generation.bad_word_strings() {
         // As vLLM: also after a space, where that makes another token of the first.
@@ -81,6 +78,9 @@ pub(super) fn goal(
     if !strings.is_empty() {
         generate.stops = Some(StopWatch::new(strings, context.text.stream(special)));
     }
+    if let Some((grammar, field)) = generation.grammar() {
+        generate.constraint = Some(context.grammars.constraint(grammar, field)?);
+    }
     Ok(Goal::Generate(Box::new(generate)))
 }
 
@@ -100,14 +100,15 @@ pub(super) fn reply(
     outcomes: Vec<Outcome>,
 ) -> Result<TaskReply, HostError> {
     let mut generated = Vec::with_capacity(outcomes.len());
-    for (item, outcome) in prepared.items.iter().zip(outcomes) {
-        let mut one = context.generated(prepared, item, outcome)?;
-        if prepared.is_full_text
-            && let Some(prompt) = &item.prompt
-        {
-            one.full_text = Some(full_text(context, prepared, prompt, &one)?);
+    for ((idx, item), outcome) in prepared.items.iter().enumerate().zip(outcomes) {
+        for mut one in context.generated(prepared, (idx, item), outcome)? {
+            if prepared.is_full_text
+                && let Some(prompt) = &item.prompt
+            {
+                one.full_text = Some(full_text(context, prepared, prompt, &one)?);
+            }
+            generated.push(one);
         }
-        generated.push(one);
     }
     Ok(TaskReply::Generated(generated, Task::TextGeneration))
 }
