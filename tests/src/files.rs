@@ -23,7 +23,8 @@ pub fn copy_dir(from: &Path, to: &Path) -> PathBuf {
     for entry in fs::read_dir(from).expect("the model is there") {
         let path = entry.expect("the model can be listed").path();
         let name = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
-        if path.is_file() && !name.starts_with("reference") {
+        let is_recorded = name.starts_with("reference") || name == "generations.json";
+        if path.is_file() && !is_recorded {
             fs::copy(&path, to.join(&name)).expect("a file can be copied");
         }
     }

@@ -9,6 +9,7 @@ mod contract;
 mod crowd;
 mod drain;
 mod engines;
+mod generation;
 mod layers;
 mod refusals;
 mod tasks;
