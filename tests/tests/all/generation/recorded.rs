@@ -20,8 +20,14 @@ const N_TOGETHER: usize = 32;
 /// How many of them are company.
 const N_COMPANY: usize = 6;
 
+/// Models whose rotation depends on the length of the text, so that a cached key keeps that of the
+/// pass that made it. transformers makes the prompt's in one pass and each further one alone; cut
+/// elsewhere, the same text gives other answers.
+const LENGTH_BOUND: [&str; 2] = ["variants/llama_dynamic", "variants/llama_longrope"];
+
 /// A request and what transformers answers to it.
 pub(super) struct Case {
+    prompt_idx: usize,
     prompt: Prompt,
     parameters: Value,
     choices: Vec<Value>,
@@ -34,7 +40,8 @@ impl Case {
 
     /// What is wrong with an answer, if something is.
     fn fault(&self, answer: &Result<Answer, HostError>) -> Option<String> {
-        let why = |what: String| Some(format!("{:?} {}: {what}", self.prompt, self.parameters));
+        let why =
+            |what: String| Some(format!("prompt {} {}: {what}", self.prompt_idx, self.parameters));
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => return why(error.to_string()),
@@ -84,13 +91,15 @@ impl Recorded {
         let cases = recorded["cases"].as_array().unwrap().iter();
         let cases = cases
             .map(|case| {
-                let prompt = &reference["prompts"][case["prompt"].as_u64().unwrap() as usize];
+                let prompt_idx = case["prompt"].as_u64().unwrap() as usize;
+                let prompt = &reference["prompts"][prompt_idx];
                 let prompt = match prompt["text"].as_str() {
                     Some(text) => Prompt::Text(text.to_owned()),
                     None => Prompt::Tokens(ids(&prompt["ids"])),
                 };
                 let parameters = case["parameters"].clone();
-                Case { prompt, parameters, choices: case["choices"].as_array().unwrap().clone() }
+                let choices = case["choices"].as_array().unwrap().clone();
+                Case { prompt_idx, prompt, parameters, choices }
             })
             .collect();
         let n_words = json("config.json")["vocab_size"].as_u64().unwrap() as u32;
@@ -131,8 +140,8 @@ impl Recorded {
         let looks_up = configuration.n_lookup > 0 && configuration.chunk > 1;
         let n_checked = served.seen.n_checked.load(Ordering::SeqCst);
         assert_eq!(n_checked > 0, looks_up, "{configuration}: looked-up tokens");
-        let n_left = served.n_left();
-        if !configuration.keeps_prefixes && n_left > 0 {
+        let n_left = if configuration.keeps_prefixes { 0 } else { served.n_left() };
+        if n_left > 0 {
             faults.push(format!("{configuration}: the engine still holds {n_left} sequences"));
         }
         faults
@@ -150,7 +159,11 @@ fn check(names: &[&str], stride: usize) {
     let mut faults = Vec::new();
     for name in names {
         let recorded = Recorded::read(&fixture(name));
+        let is_bound = LENGTH_BOUND.contains(name);
         for (salt, configuration) in Configuration::all().into_iter().enumerate() {
+            if is_bound && !configuration.cuts_as_transformers() {
+                continue;
+            }
             let new = recorded.faults(configuration, salt, stride);
             faults.extend(new.into_iter().map(|fault| format!("{name}, {fault}")));
         }

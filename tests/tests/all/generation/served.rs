@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use drivetrain_config::{Environment, ModelSpec, ServerConfig, ServerOverrides};
 use drivetrain_host::{
@@ -45,6 +46,12 @@ impl Configuration {
             }
         }
         all
+    }
+
+    /// Whether texts are cut into passes as transformers cuts them: the whole prompt, then one token
+    /// after another.
+    pub(super) fn cuts_as_transformers(self) -> bool {
+        self.chunk == Self::PLAIN.chunk && self.n_lookup == 0
     }
 
     fn properties(self) -> String {
@@ -160,11 +167,19 @@ impl Served {
         })
     }
 
-    /// Waits until nothing is in hand, lets go of the model, and says how many sequences the engine
-    /// still held, kept prefixes among them.
-    pub(super) fn n_left(self) -> usize {
+    /// Waits until nothing is in hand, and then for the engine to hold no sequence, as it does soon
+    /// unless prefixes are kept or something leaks; how many it holds.
+    pub(super) fn n_left(&self) -> usize {
         self.runtime.block_on(self.host.drained());
-        self.seen.n_held.load(Ordering::SeqCst)
+        let n_held = || self.seen.n_held.load(Ordering::SeqCst);
+        // The last answer may be out before its sequence is let go.
+        for _ in 0..500 {
+            if n_held() == 0 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        n_held()
     }
 }
 
