@@ -253,7 +253,7 @@ fn bytes_that_are_no_text_and_heads_without_end() {
     for path in ["/invocations", "/v1/completions", "/v1/chat/completions", "/v1/embeddings"] {
         for _ in 0..20 {
             let n_bytes = 1 + random.below(400);
-            let body: Vec<u8> = (0..n_bytes).map(|_| random.next() as u8).collect();
+            let body: Vec<u8> = (0..n_bytes).map(|_| random.number() as u8).collect();
             let reply = server.post(path, "application/json", &body).unwrap();
             assert!((400..500).contains(&reply.status), "{path} {body:?}: {}", reply.status);
         }
