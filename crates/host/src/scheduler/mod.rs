@@ -8,7 +8,7 @@
 //! drop jobs nobody waits for, fail those past their deadline
 //! admit the first waiting group while places and cache are free, from a kept prefix if there is one
 //! encode whole inputs that were not yet, up to the step's tokens
-//! forward: first the tokens of the groups that decode, then prompts, cut to the tokens left
+//! forward: first the tokens of the groups that decode, then prompts, cut to the step's tokens
 //! take each sequence's next tokens, or its hidden states
 //! ```
 //!

@@ -45,7 +45,7 @@ impl Scheduler {
         let start = if self.turn < n_groups { self.turn } else { 0 };
         self.turn = 0;
         let n_decoding = self.running.iter().filter(|g| g.is_decoding()).map(|g| g.rows.len());
-        let mut budget = self.limits.step_tokens;
+        let mut budget = self.limits.info.max_batch_tokens as usize;
         // What is left when each sequence that decodes has its token; half of it is for prompts.
         let mut extra = budget.saturating_sub(n_decoding.sum());
         if self.running.iter().any(|group| !group.is_decoding()) {
@@ -75,14 +75,17 @@ impl Scheduler {
         }
     }
 
-    /// Prompts, in the order of admission, cut to the tokens left. An encoder takes whole inputs;
+    /// Prompts, in the order of admission, cut to the step's tokens. An encoder takes whole inputs;
     /// one that does not fit any more lets shorter ones behind it go first, and is the first of a
     /// later step.
     fn plan_prompts(&mut self) {
         let is_whole = self.limits.info.kind == ModelKind::Encoder;
         let most_scored = (PROMPT_LOGITS / self.limits.info.n_logits.max(1) as usize).max(1);
+        let n_decoding = self.pass.n_tokens();
+        let in_batch = (self.limits.info.max_batch_tokens as usize).saturating_sub(n_decoding);
+        let budget = self.limits.step_tokens.min(in_batch);
         for (idx, group) in self.running.iter().enumerate() {
-            let left = self.limits.step_tokens.saturating_sub(self.pass.n_tokens());
+            let left = budget.saturating_sub(self.pass.n_tokens() - n_decoding);
             let Some(row) = group.rows.first() else { continue };
             let n_tokens = row.n_to_run();
             if left == 0 {

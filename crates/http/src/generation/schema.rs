@@ -275,7 +275,10 @@ pub(crate) const fn nobody(name: &'static str, doc: &'static str) -> Field {
 
 /// The names of parameters in OpenAI's requests.
 pub(crate) const OPENAI_NAMES: Naming =
-    Naming { prefix: "", renamed: &[("max_new_tokens", "max_tokens")] };
+    Naming { prefix: "", renamed: &[("max_new_tokens", "max_tokens"), MIN_TOKENS] };
+
+/// What both kinds of completions call the least new tokens.
+pub(crate) const MIN_TOKENS: (&str, &str) = ("min_new_tokens", "min_tokens");
 
 /// The parameters that the completions of both kinds share, vLLM's beyond OpenAI's included.
 pub(crate) const SAMPLING: &[Field] = &[
@@ -330,7 +333,7 @@ pub(crate) const SAMPLING: &[Field] = &[
     host("length_penalty", "length_penalty", Kind::Any, "Of beam search."),
     host("early_stopping", "early_stopping", Kind::Any, "Of beam search."),
     host("use_beam_search", "use_beam_search", Kind::Flag, "Whether to search with n beams."),
-    host("min_tokens", "min_new_tokens", Kind::Whole(0, i64::MAX), "Least new tokens."),
+    host("min_tokens", "min_new_tokens", Kind::Whole(0, i32::MAX as i64), "Least new tokens."),
     host(
         "skip_special_tokens",
         "skip_special_tokens",

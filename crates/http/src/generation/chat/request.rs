@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 use super::print::ChatForm;
 use crate::generation::openai::{n_choices, settle, stream_options};
 use crate::generation::schema::{
-    Field, Fields, Invalid, Kind, OPENAI_NAMES, SAMPLING, here, host, ignore_unknown, nobody, read,
+    Field, Fields, Invalid, Kind, MIN_TOKENS, OPENAI_NAMES, SAMPLING, here, host, ignore_unknown,
+    nobody, read,
 };
 
 /// Most messages of a conversation.
@@ -63,7 +64,7 @@ pub(crate) const CHAT: &[Field] = &[
 ];
 
 const COMPLETION_NAMES: Naming =
-    Naming { prefix: "", renamed: &[("max_new_tokens", "max_completion_tokens")] };
+    Naming { prefix: "", renamed: &[("max_new_tokens", "max_completion_tokens"), MIN_TOKENS] };
 
 /// A request, read.
 #[derive(Debug)]
