@@ -7,7 +7,8 @@ use drivetrain_engine::{ModelKind, TokenModelInfo};
 use crate::HostError;
 use crate::scheduler::work::{Goal, Search, Work};
 
-/// Most tokens of prompts in one forward pass, unless one input that can't be cut is longer: more would keep the running sequences waiting for their next token.
+/// Most tokens of prompts in one forward pass, unless one input that can't be cut is longer: more
+/// would keep the running sequences waiting for their next token.
 pub(crate) const DEFAULT_STEP_TOKENS: u32 = 2048;
 
 /// What the operator chose of the ways to schedule.

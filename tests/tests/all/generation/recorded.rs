@@ -136,8 +136,7 @@ impl Recorded {
         let most_segments = served.seen.most_segments.load(Ordering::SeqCst);
         let has_room = configuration.chunk >= N_TOGETHER;
         assert!(most_segments >= 12 || !has_room, "{configuration}: {most_segments} at once");
-        // One token a step leaves none to look up.
-        let looks_up = configuration.n_lookup > 0 && configuration.chunk > 1;
+        let looks_up = configuration.n_lookup > 0;
         let n_checked = served.seen.n_checked.load(Ordering::SeqCst);
         assert_eq!(n_checked > 0, looks_up, "{configuration}: looked-up tokens");
         let n_left = if configuration.keeps_prefixes { 0 } else { served.n_left() };
