@@ -62,7 +62,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     for case in cases {
         println!(
             "{:24} {:>5} {:>9} {:>9} {:>9} {:>9} {:>8} {:>9} {:>9}",
-            case.name, "seqs", "steps/s", "us/step", "us/seq", "p10/seq", "allocs", "reader us", "engine us"
+            case.name,
+            "seqs",
+            "steps/s",
+            "us/step",
+            "us/seq",
+            "p10/seq",
+            "allocs",
+            "reader us",
+            "engine us"
         );
         let mut costs = Vec::new();
         for &n_sequences in case.sizes {
@@ -98,13 +106,16 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn cases() -> Vec<Case> {
-    let all = &[1, 2, 4, 8, 16, 32, MAX_SEQUENCES];
-    let case = |name, parameters| Case { name, parameters, is_streamed: true, width: 1, sizes: all };
-    let sampling = |top_k: u32, top_p: f64| {
-        json!({"do_sample": true, "temperature": 0.8, "top_k": top_k, "top_p": top_p, "seed": 1})
+    let case = |name, parameters| {
+        let sizes = &[1, 2, 4, 8, 16, 32];
+        Case { name, parameters, is_streamed: true, width: 1, sizes }
     };
+    let sampling = |top_k: u32, top_p: f64| json!({"do_sample": true, "temperature": 0.8, "top_k": top_k, "top_p": top_p, "seed": 1});
     vec![
-        case("greedy", json!({"do_sample": false})),
+        Case {
+            sizes: &[1, 2, 4, 8, 16, 32, MAX_SEQUENCES],
+            ..case("greedy", json!({"do_sample": false}))
+        },
         case("greedy, 5 logprobs", json!({"do_sample": false, "logprobs": 5})),
         case("top-k 50, top-p 0.9", sampling(50, 0.9)),
         Case {

@@ -45,7 +45,7 @@ async fn measure(served: &Served, name: &str, n_requests: usize) -> Result<(), B
         let asked = request(idx, true, &json!({"max_new_tokens": 2}));
         let began = Instant::now();
         let mut generation = served.model.generate(asked).await?;
-        next(&mut generation).await?;
+        next(&mut generation).await.map_err(|error| error.to_string())?;
         times.push(began.elapsed());
         while next(&mut generation).await.is_ok() {}
         // The model's thread goes to sleep.
