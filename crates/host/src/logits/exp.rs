@@ -69,19 +69,58 @@ pub(super) fn sum(block: &[f32]) -> f64 {
 pub(super) fn highest(row: &[f32]) -> (f32, bool) {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let mut nan = [0_u32; LANES];
-    let (chunks, rest) = row.as_chunks::<LANES>();
+    let (chunks, rest) = row.as_chunks::<{ 2 * LANES }>();
     for chunk in chunks {
-        for ((high, nan), &x) in lanes.iter_mut().zip(&mut nan).zip(chunk) {
-            *high = if x > *high { x } else { *high };
-            *nan |= u32::from(x.is_nan());
+        let (left, right) = chunk.split_at(LANES);
+        for (((high, nan), &x), &y) in lanes.iter_mut().zip(&mut nan).zip(left).zip(right) {
+            *high = higher(higher(*high, x), y);
+            // One comparison tells it of both.
+            *nan |= u32::from(x.is_nan() | y.is_nan());
         }
     }
-    let mut max = f32::NEG_INFINITY;
-    for &x in lanes.iter().chain(rest) {
-        max = if x > max { x } else { max };
+    let has_nan = nan.iter().fold(0, |any, n| any | n) != 0;
+    (higher_of(lanes, rest), has_nan || rest.iter().any(|x| x.is_nan()))
+}
+
+/// The highest of a row that is no NaN, minus infinity for none.
+pub(super) fn highest_number(row: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(high, x)| *high = higher(*high, *x));
     }
-    let has_nan = nan.iter().any(|n| *n != 0) || rest.iter().any(|x| x.is_nan());
-    (max, has_nan)
+    higher_of(lanes, rest)
+}
+
+/// `x` if it is above `high`, which is no NaN.
+#[inline(always)]
+fn higher(high: f32, x: f32) -> f32 {
+    if x > high { x } else { high }
+}
+
+/// The highest of the lanes and the rest, by halves, which do not wait for one another.
+#[inline(always)]
+fn higher_of(mut lanes: [f32; LANES], rest: &[f32]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        let (low, high) = lanes.split_at_mut(half);
+        low.iter_mut().zip(high).for_each(|(low, high)| *low = higher(*low, *high));
+        half /= 2;
+    }
+    rest.iter().fold(lanes[0], |high, x| higher(high, *x))
+}
+
+/// Whether one of a row is NaN. Two numbers are compared with each other, which tells it of both.
+pub(crate) fn has_nan(row: &[f32]) -> bool {
+    let mut nan = [0_u32; LANES];
+    let (chunks, rest) = row.as_chunks::<{ 2 * LANES }>();
+    for chunk in chunks {
+        let (left, right) = chunk.split_at(LANES);
+        for ((nan, x), y) in nan.iter_mut().zip(left).zip(right) {
+            *nan |= u32::from(x.is_nan() | y.is_nan());
+        }
+    }
+    nan.iter().any(|n| *n != 0) || rest.iter().any(|x| x.is_nan())
 }
 
 #[cfg(test)]
@@ -107,12 +146,15 @@ mod tests {
             let expect: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
             assert!((sum_exp(&row, 0.0) - expect).abs() <= 1e-6 * expect, "{n}");
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            assert_eq!(highest(&row), (max, false));
+            assert_eq!((highest(&row), highest_number(&row)), ((max, false), max));
         }
-        for at in [0, 15, 31, 40] {
+        for at in [0, 15, 16, 31, 40] {
             let mut row = [1.0; 41];
             row[at] = f32::NAN;
-            assert_eq!(highest(&row), (1.0, true));
+            assert_eq!((highest(&row), highest_number(&row)), ((1.0, true), 1.0));
+            assert!(has_nan(&row));
+            row[at] = f32::INFINITY;
+            assert!(!has_nan(&row));
         }
     }
 }

@@ -41,7 +41,7 @@ impl LogSoftmax {
         }
         let mut least = f32::NEG_INFINITY;
         for (block_idx, block) in logits.chunks(BLOCK).enumerate() {
-            if top.len() == n && exp::highest(block).0 <= least {
+            if top.len() == n && exp::highest_number(block) <= least {
                 continue;
             }
             for (idx, &logit) in block.iter().enumerate() {

@@ -16,6 +16,7 @@ mod scratch;
 
 pub(crate) use beams::{BeamParams, BeamSearch, EarlyStopping};
 pub(crate) use draw_key::DrawKey;
+pub(crate) use exp::has_nan;
 pub(crate) use logprobs::LogSoftmax;
 pub(crate) use params::{Defaults, GenerationParams, Params};
 pub(crate) use rules::Rules;

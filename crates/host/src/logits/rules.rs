@@ -112,6 +112,32 @@ impl Rules {
         }
     }
 
+    /// Whether [`Self::apply`] leaves the logits that follow `ids` as they are, whatever they are.
+    pub(crate) fn are_idle(&self, ids: &[TokenId]) -> bool {
+        let n_new = ids.len().saturating_sub(self.n_prompt);
+        let has_no_bias = self.logit_bias.is_empty() && self.sequence_bias.is_empty();
+        let has_no_penalty = self.encoder_repetition_penalty.is_none()
+            && self.repetition_penalty.is_none()
+            && self.frequency_penalty == 0.0
+            && self.presence_penalty == 0.0
+            && self.decay.is_none_or(|(start, _)| n_new <= start);
+        let bans_no_run = self.no_repeat_ngram == 0
+            && self.encoder_no_repeat_ngram == 0
+            && self.bad_words.is_empty();
+        let may_end = ids.len() >= self.min_length && n_new >= self.min_new_tokens;
+        let forces_none = (self.forced_bos.is_none() || ids.len() != 1)
+            && (self.forced_eos.is_empty() || ids.len() + 1 != self.max_length);
+        let bans_none = self.suppress.is_empty()
+            && (self.begin_suppress.is_empty() || ids.len() != self.begin());
+        has_no_bias
+            && has_no_penalty
+            && bans_no_run
+            && may_end
+            && forces_none
+            && bans_none
+            && !self.removes_invalid
+    }
+
     /// Ids there are when the first free choice is made: a forced second id is none.
     fn begin(&self) -> usize {
         let is_forced = self.n_prompt <= 1 && self.forced_bos.is_some();

@@ -81,15 +81,19 @@ impl Sampling {
         }
     }
 
-    /// Divides by the temperature; the highest score then, if it can be drawn from.
+    /// Divides by the temperature, unless top-k does that to the few that it looks at; the highest
+    /// score then, if it can be drawn from.
     fn warm(&self, scores: &mut [f32]) -> Option<f32> {
         let (max, has_nan) = exp::highest(scores);
         if has_nan || max == f32::NEG_INFINITY {
             return None;
         }
         let Some(temperature) = self.temperature else { return Some(max) };
-        scores.iter_mut().for_each(|score| *score /= temperature);
-        Some(max / temperature)
+        let max = max / temperature;
+        if self.top_k.is_none() || max == f32::INFINITY {
+            scores.iter_mut().for_each(|score| *score /= temperature);
+        }
+        Some(max)
     }
 
     fn keeps_all(&self) -> bool {
@@ -106,12 +110,15 @@ impl Sampling {
         let min_kept = self.min_kept.max(1);
         let mut total = None;
         match self.top_k {
-            Some(k) => keep_top_k(scores, k.max(min_kept), scratch),
+            Some(k) => {
+                let temperature = self.temperature.unwrap_or(1.0);
+                keep_top_k(scores, temperature, k.max(min_kept), scratch);
+            }
             None => {
                 total = self.top_p.map(|_| exp::sum_exp(scores, max));
                 keep_above(scores, self.bound(scores.len(), max, total), &mut scratch.kept);
                 if scratch.kept.len() < min_kept {
-                    keep_top_k(scores, min_kept, scratch);
+                    keep_top_k(scores, 1.0, min_kept, scratch);
                 }
             }
         }
@@ -217,24 +224,25 @@ fn pick(weights: impl Iterator<Item = (TokenId, f32)>, mut left: f64) -> Option<
 fn keep_above(scores: &[f32], bound: f32, kept: &mut Vec<Kept>) {
     kept.clear();
     for (block_idx, block) in scores.chunks(BLOCK).enumerate() {
-        if exp::highest(block).0 > bound {
-            push(kept, block_idx, block, |score| score > bound);
+        if exp::highest_number(block) > bound {
+            push(kept, (block_idx, block), 1.0, |score| score > bound);
         }
     }
 }
 
-/// Leaves the `k` likeliest tokens and those as likely as the last of them, without those of no
-/// probability.
-fn keep_top_k(scores: &[f32], k: usize, scratch: &mut Scratch) {
+/// Leaves the `k` likeliest tokens of `scores` over `temperature` and those as likely as the last of
+/// them, without those of no probability. A quotient is never above that of a higher score.
+fn keep_top_k(scores: &[f32], temperature: f32, k: usize, scratch: &mut Scratch) {
     let (kept, floats) = (&mut scratch.kept, &mut scratch.exps);
     kept.clear();
     let mut least = f32::NEG_INFINITY;
     let mut full = k.saturating_mul(2).max(4 * BLOCK);
     for (block_idx, block) in scores.chunks(BLOCK).enumerate() {
-        if exp::highest(block).0 < least {
+        if exp::highest_number(block) / temperature < least {
             continue;
         }
-        push(kept, block_idx, block, |score| score >= least && score > f32::NEG_INFINITY);
+        let is_kept = |score| score >= least && score > f32::NEG_INFINITY;
+        push(kept, (block_idx, block), temperature, is_kept);
         if kept.len() >= full {
             least = cut_to(k, kept, floats);
             full = full.max(kept.len().saturating_mul(2));
@@ -243,13 +251,19 @@ fn keep_top_k(scores: &[f32], k: usize, scratch: &mut Scratch) {
     cut_to(k, kept, floats);
 }
 
-/// Appends what is kept of a block. Which scores are is as good as random, so they are moved without
-/// a branch.
-fn push(kept: &mut Vec<Kept>, block_idx: usize, block: &[f32], is_kept: impl Fn(f32) -> bool) {
+/// Appends what is kept of a block over `temperature`. Which scores are is as good as random, so they
+/// are moved without a branch.
+fn push(
+    kept: &mut Vec<Kept>,
+    (block_idx, block): (usize, &[f32]),
+    temperature: f32,
+    is_kept: impl Fn(f32) -> bool,
+) {
     let mut found = [Kept { id: 0, score: 0.0, weight: 0.0 }; BLOCK];
     let first = block_idx * BLOCK;
     let mut n_found = 0;
     for (idx, &score) in block.iter().enumerate() {
+        let score = score / temperature;
         found[n_found % BLOCK] = Kept { id: (first + idx) as TokenId, score, weight: 0.0 };
         n_found += usize::from(is_kept(score));
     }

@@ -5,7 +5,7 @@ use drivetrain_engine::{EngineError, TokenId};
 use super::group::Row;
 use super::work::{Generate, Scored, Search};
 use crate::FinishReason;
-use crate::logits::{DrawKey, LogSoftmax, Scratch, arg_max};
+use crate::logits::{DrawKey, LogSoftmax, Scratch, arg_max, has_nan};
 
 /// Why a choice has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +38,13 @@ impl Chooser {
         logits: &mut [f32],
     ) -> Result<Scored, EngineError> {
         let n_new = (row.tokens.len()).saturating_sub(generate.rules.n_prompt);
-        check(logits, row.tokens.len())?;
         let report = generate.report;
         let wants_logprob = report.logprobs || report.n_top > 0;
+        // A choice from logits as they are sees by itself that one of them is no number.
+        let is_plain = generate.rules.are_idle(&row.tokens) && row.constraint.is_none();
+        if wants_logprob || !is_plain {
+            check(logits, row.tokens.len())?;
+        }
         let softmax = wants_logprob.then(|| LogSoftmax::of(logits));
         self.top.clear();
         if let Some(softmax) = softmax
@@ -48,11 +52,15 @@ impl Chooser {
         {
             softmax.top(logits, report.n_top, &mut self.top);
         }
-        if softmax.is_some() {
+        let is_greedy = !matches!(generate.search, Search::Sample { .. });
+        let stays_raw = is_plain && is_greedy;
+        if softmax.is_some() && !stays_raw {
             self.raw.clear();
             self.raw.extend_from_slice(logits);
         }
-        generate.rules.apply(&row.tokens, logits, &mut self.rules);
+        if !is_plain {
+            generate.rules.apply(&row.tokens, logits, &mut self.rules);
+        }
         if let Some(constraint) = &mut row.constraint {
             constraint.apply(logits)?;
         }
@@ -68,13 +76,15 @@ impl Chooser {
             }),
         };
         let Some(id) = id else {
+            check(logits, row.tokens.len())?;
             return Err(EngineError::bad_input(
                 "the rules of the request leave no token that may come next: loosen its grammar, \
                  suppressed tokens or lengths",
             ));
         };
         let logprob = softmax.map_or(f32::NAN, |softmax| {
-            softmax.at(self.raw.get(id as usize).copied().unwrap_or(f32::NAN))
+            let raw = if stays_raw { &*logits } else { self.raw.as_slice() };
+            softmax.at(raw.get(id as usize).copied().unwrap_or(f32::NAN))
         });
         Ok(Scored { id, logprob })
     }
@@ -121,7 +131,7 @@ impl Row {
 /// # Errors
 /// `Internal`.
 pub(crate) fn check(logits: &[f32], n_tokens: usize) -> Result<(), EngineError> {
-    if !logits.is_empty() && !logits.iter().fold(false, |has, score| has | score.is_nan()) {
+    if !logits.is_empty() && !has_nan(logits) {
         return Ok(());
     }
     let n_nan = logits.iter().filter(|score| score.is_nan()).count();

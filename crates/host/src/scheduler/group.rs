@@ -12,6 +12,9 @@ use crate::constraint::Constraint;
 use crate::logits::BeamSearch;
 use crate::text::StopWatch;
 
+/// New tokens that a row has memory for when it begins to decode, if it may have as many.
+const TOKENS_RESERVED: usize = 1024;
+
 /// The place of a group in the queue: lower ones come first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Order {
@@ -321,6 +324,12 @@ impl Row {
             logprob: self.logprob,
             has_ended: false,
         }
+    }
+
+    /// Makes room for the tokens to come, up to `max_length` in all, so that few steps take memory.
+    pub(crate) fn reserve(&mut self, max_length: usize) {
+        let n_to_come = max_length.saturating_sub(self.len()).min(TOKENS_RESERVED);
+        self.tokens.reserve_exact(n_to_come);
     }
 
     /// Tokens of the sequence, proposed ones included.

@@ -94,7 +94,9 @@ impl Scheduler {
         if matches!(group.state, State::Beams { .. }) {
             return self.step_beams(group, logits, model);
         }
+        let max_length = group.generate().map_or(0, |generate| generate.rules.max_length);
         self.fork_choices(group, logits, model)?;
+        group.rows.iter_mut().for_each(|row| row.reserve(max_length));
         self.take_token(group, 0, logits).map(|_| ())
     }
 

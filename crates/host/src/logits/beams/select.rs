@@ -5,13 +5,10 @@ use std::collections::BinaryHeap;
 
 use drivetrain_engine::TokenId;
 
-use crate::logits::DrawKey;
+use crate::logits::{DrawKey, exp};
 
 /// Scores that are looked at together: none of them is taken up if the highest isn't.
 const CHUNK: usize = 64;
-
-/// Independent maxima, so that they fit a vector register.
-const LANES: usize = 16;
 
 /// Weights that have a sum of their own.
 const BLOCK: usize = 256;
@@ -61,7 +58,7 @@ impl Best {
     pub(super) fn offer_row(&mut self, beam: usize, base: f32, scores: &[f32]) {
         let mut first: TokenId = 0;
         for chunk in scores.chunks(CHUNK) {
-            if self.may_take(highest(chunk) + base) {
+            if self.may_take(exp::highest_number(chunk) + base) {
                 for (token, &score) in (first..).zip(chunk) {
                     self.offer(Candidate { score: score + base, beam, token });
                 }
@@ -107,19 +104,6 @@ impl Best {
         }
         found.truncate(n);
     }
-}
-
-/// The highest number, or minus infinity.
-fn highest(scores: &[f32]) -> f32 {
-    let higher = |a: f32, b: f32| if b > a { b } else { a };
-    let (lanes, rest) = scores.as_chunks::<LANES>();
-    let mut max = [f32::NEG_INFINITY; LANES];
-    for lane in lanes {
-        for (max, &score) in max.iter_mut().zip(lane) {
-            *max = higher(*max, score);
-        }
-    }
-    max.iter().chain(rest).copied().fold(f32::NEG_INFINITY, higher)
 }
 
 /// Draws candidates without replacement, each with the probability of its score's exponential among

@@ -14,6 +14,45 @@ fn check(rules: Rules, ids: &[TokenId], changed: &[(usize, f32)]) {
         let is_same = *found == wanted || (found - wanted).abs() < 1e-6;
         assert!(is_same, "{rules:?}: {scores:?}, expected {expect:?}");
     }
+    assert!(!rules.are_idle(ids) || changed.is_empty(), "{rules:?}");
+}
+
+#[test]
+fn rules_that_do_nothing_are_idle() {
+    let rules = Rules {
+        n_prompt: 3,
+        eos: [0].into(),
+        max_length: 9,
+        min_length: 4,
+        min_new_tokens: 2,
+        forced_bos: Some(1),
+        forced_eos: [2].into(),
+        begin_suppress: [5].into(),
+        decay: Some((3, 1.5)),
+        ..Rules::default()
+    };
+    for (n_ids, is_idle) in [(3, false), (4, false), (5, true), (6, true), (7, false), (8, false)] {
+        assert_eq!(rules.are_idle(&[7; 8][..n_ids]), is_idle, "{n_ids}");
+    }
+    let idle = Rules { n_prompt: 1, eos: [0].into(), max_length: 9, ..Rules::default() };
+    assert!(idle.are_idle(&[7]) && idle.are_idle(&[7; 8]));
+    for rules in [
+        Rules { logit_bias: [(1, 2.0)].into(), ..idle.clone() },
+        Rules { sequence_bias: [(vec![1], 2.0)].into(), ..idle.clone() },
+        Rules { encoder_repetition_penalty: Some(2.0), ..idle.clone() },
+        Rules { repetition_penalty: Some(2.0), ..idle.clone() },
+        Rules { frequency_penalty: -1.0, ..idle.clone() },
+        Rules { presence_penalty: 1.0, ..idle.clone() },
+        Rules { no_repeat_ngram: 2, ..idle.clone() },
+        Rules { encoder_no_repeat_ngram: 2, ..idle.clone() },
+        Rules { bad_words: words(&[&[2]]), ..idle.clone() },
+        Rules { forced_bos: Some(1), ..idle.clone() },
+        Rules { removes_invalid: true, ..idle.clone() },
+        Rules { suppress: [3].into(), ..idle.clone() },
+        Rules { begin_suppress: [3].into(), ..idle.clone() },
+    ] {
+        assert!(!rules.are_idle(&[7]), "{rules:?}");
+    }
 }
 
 fn words(words: &[&[TokenId]]) -> Arc<[Vec<TokenId>]> {
