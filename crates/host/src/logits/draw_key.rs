@@ -36,6 +36,11 @@ impl DrawKey {
 }
 
 impl Numbers {
+    /// The next 32 random bits.
+    pub(crate) fn next_u32(&mut self) -> u32 {
+        self.0.next_u32()
+    }
+
     /// The next number, 0 or more and less than 1, of 53 random bits.
     pub(crate) fn next(&mut self) -> f64 {
         (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64

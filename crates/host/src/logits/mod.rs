@@ -10,6 +10,7 @@ mod draw_key;
 mod exp;
 mod logprobs;
 mod params;
+mod race;
 mod rules;
 mod sampling;
 mod scratch;

@@ -10,6 +10,7 @@ use drivetrain_engine::TokenId;
 
 use super::draw_key::DrawKey;
 use super::exp;
+use super::race::Race;
 use super::scratch::{Bin, Kept, Ranked, Scratch};
 
 /// Scores that are passed over together where none of them can be kept.
@@ -55,14 +56,16 @@ impl Sampling {
         if max == f32::INFINITY {
             return super::arg_max(scores);
         }
-        let number = key.numbers().next();
+        let mut race = Race::new(key);
         if self.keeps_all() {
-            return draw_of_all(scores, max, number, &mut scratch.exps);
+            scratch.exps.resize(scores.len(), 0.0);
+            exp::write(scores, max, &mut scratch.exps);
+            race.enter_all(&scratch.exps);
+        } else {
+            self.keep(scores, max, scratch);
+            scratch.kept.iter().for_each(|kept| race.enter(kept.id, kept.weight));
         }
-        self.keep(scores, max, scratch);
-        let weights = scratch.kept.iter().map(|kept| (kept.id, kept.weight));
-        let total: f64 = weights.clone().map(|(_, weight)| f64::from(weight)).sum();
-        pick(weights, number * total)
+        race.winner()
     }
 
     /// Divides `scores` by the temperature and sets those that the filters drop to minus infinity.
@@ -183,41 +186,6 @@ impl Moments {
     fn entropy(&self) -> f64 {
         self.total.ln() - self.of_logs / self.total
     }
-}
-
-/// Draws from all scores: the exponentials are summed by blocks, and only one block is gone through.
-fn draw_of_all(scores: &[f32], max: f32, number: f64, exps: &mut Vec<f32>) -> Option<TokenId> {
-    exps.resize(scores.len(), 0.0);
-    let mut left = number * exp::write(scores, max, exps);
-    let within = |block: usize, left: f64| {
-        let start = block * exp::BLOCK;
-        let weights = exps.iter().enumerate().skip(start).take(exp::BLOCK);
-        pick(weights.map(|(idx, weight)| (idx as TokenId, *weight)), left)
-    };
-    let mut last = 0;
-    for (block_idx, block) in exps.chunks(exp::BLOCK).enumerate() {
-        let sum = exp::sum(block);
-        if left < sum {
-            return within(block_idx, left);
-        }
-        left -= sum;
-        last = if sum > 0.0 { block_idx } else { last };
-    }
-    within(last, f64::INFINITY)
-}
-
-/// The first token up to which the weights sum to more than `left`, the last one of any weight if
-/// rounding leaves none.
-fn pick(weights: impl Iterator<Item = (TokenId, f32)>, mut left: f64) -> Option<TokenId> {
-    let mut last = None;
-    for (id, weight) in weights.filter(|(_, weight)| *weight > 0.0) {
-        last = Some(id);
-        left -= f64::from(weight);
-        if left < 0.0 {
-            break;
-        }
-    }
-    last
 }
 
 /// Leaves the tokens of a score above `bound`.
