@@ -6,6 +6,7 @@ import openai
 
 URL = os.environ["DRIVETRAIN_URL"]
 EMBEDDINGS_URL = os.environ["DRIVETRAIN_EMBEDDINGS_URL"]
+BART_URL = os.environ["DRIVETRAIN_BART_URL"]
 
 
 def client(url: str = URL) -> openai.OpenAI:

@@ -87,15 +87,23 @@ fn the_clients_of_openai_and_sagemaker() {
     write(&embedder, "serving.properties", "option.task=feature-extraction\n");
     let chat = Server::start(&model).unwrap();
     let embeddings = Server::start(&embedder).unwrap();
+    let bart = Server::start(&root().join("config/models/bart-g2p")).unwrap();
     let output = Command::new(python)
         .args(["-m", "unittest", "discover", "--start-directory"])
         .arg(scripts())
         .env("DRIVETRAIN_URL", address(&chat))
         .env("DRIVETRAIN_EMBEDDINGS_URL", address(&embeddings))
+        .env("DRIVETRAIN_BART_URL", address(&bart))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::null())
         .output()
         .unwrap();
     let report = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{report}\n{}\n{}", chat.log(), embeddings.log());
+    assert!(
+        output.status.success(),
+        "{report}\n{}\n{}\n{}",
+        chat.log(),
+        embeddings.log(),
+        bart.log()
+    );
 }
