@@ -113,20 +113,11 @@ impl Pass {
         call: Call,
         model: &mut dyn TokenModel,
     ) -> Result<(), EngineError> {
-        self.run(call, model, 0..self.segments.len())
+        self.run_some(call, model, 0..self.segments.len())
     }
 
     /// Runs some segments alone; the results of their first are the first.
     pub(crate) fn run_some(
-        &mut self,
-        call: Call,
-        model: &mut dyn TokenModel,
-        which: Range<usize>,
-    ) -> Result<(), EngineError> {
-        self.run(call, model, which)
-    }
-
-    fn run(
         &mut self,
         call: Call,
         model: &mut dyn TokenModel,

@@ -37,11 +37,18 @@ impl Scheduler {
                 group.rows.iter_mut().for_each(|row| row.n_done += 1);
                 self.step_beams(&mut group, logits, model)
             }
-            _ => unit.clone().try_for_each(|idx| {
-                let Some((owner, segment)) = pass.segment(idx) else { return Ok(()) };
-                let rows = pass.take_rows(&segment, cursor);
-                self.settle_row(&mut group, owner.row, &segment, rows, model)
-            }),
+            _ => {
+                let mut settled = Ok(());
+                for idx in unit.clone() {
+                    // Past an error the rows are still taken: what comes behind is other groups'.
+                    let Some((owner, segment)) = pass.segment(idx) else { break };
+                    let rows = pass.take_rows(&segment, cursor);
+                    if settled.is_ok() {
+                        settled = self.settle_row(&mut group, owner.row, &segment, rows, model);
+                    }
+                }
+                settled
+            }
         };
         self.drop_ended(&mut group, model);
         group.conclude();

@@ -198,6 +198,22 @@ fn an_encoder_waits_for_company_as_long_as_it_may() {
 }
 
 #[test]
+fn a_choice_that_fails_leaves_the_rows_behind_it_to_others() {
+    let mut bench = Bench::of(ModelKind::Decoder);
+    // Both choices say the token after which the engine's logits are no numbers.
+    let mut guilty = sampled(generate(&[], &[3, 4], 8), 2, 1);
+    if let Goal::Generate(generate) = &mut guilty.goal {
+        generate.rules.logit_bias = [(NAN, 1000.0)].into();
+    }
+    let innocent = vec![generate(&[], &[5, 6], 8)];
+    let watches = [bench.push(vec![guilty]), bench.push(innocent.clone())];
+    bench.run();
+    assert!(matches!(&errors(&watches[0])[..], [HostError::Engine(_)]));
+    check_done(&watches[1], &innocent);
+    bench.check_clean();
+}
+
+#[test]
 fn more_sequences_than_run_at_once_are_refused() {
     let limits = Limits::new(info(ModelKind::Decoder), 4, None);
     let work = generate(&[], &[1, 2], 5);
