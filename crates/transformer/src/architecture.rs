@@ -3,6 +3,8 @@
 use drivetrain_artifacts::ModelConfig;
 
 use crate::attention::Attention;
+#[cfg(doc)]
+use crate::attention::AttentionPositions;
 use crate::embedding::Embedding;
 use crate::error::TransformerError;
 use crate::families;
@@ -27,7 +29,8 @@ pub struct Architecture {
     pub family: &'static str,
     /// Which stacks there are.
     pub kind: Kind,
-    /// Rows of the token table.
+    /// Rows of the token table whose tokens the model says: the decoder's, where the stacks have
+    /// one each.
     pub vocab: u32,
     /// Hidden size.
     pub dim: u32,
@@ -61,6 +64,17 @@ impl Architecture {
         self.encoder.iter().chain(&self.decoder)
     }
 
+    /// The layers of the stacks in order, to be changed.
+    pub(crate) fn layers_mut(&mut self) -> impl Iterator<Item = &mut Layer> {
+        self.encoder.iter_mut().chain(&mut self.decoder).flat_map(|stack| &mut stack.layers)
+    }
+
+    /// Size of the hidden states that the model gives: [`Self::dim`], unless a projection follows.
+    pub fn output_dim(&self) -> u32 {
+        let last = self.decoder.as_ref().or(self.encoder.as_ref());
+        last.and_then(|stack| stack.output_projection).unwrap_or(self.dim)
+    }
+
     /// Every tensor of the model under its canonical name, in the order of the modules.
     pub fn tensors(&self) -> Vec<crate::TensorSpec> {
         crate::spec::tensors(self)
@@ -78,10 +92,24 @@ pub struct Stack {
     pub layers: Vec<Layer>,
     /// Norm of the last layer's output.
     pub final_norm: Option<Norm>,
+    /// Rows of a matrix `[n, dim]` that follows the final norm (OPT-350m): the size of the hidden
+    /// states that the model gives.
+    pub output_projection: Option<u32>,
+    /// The table that the attentions with [`AttentionPositions::Disentangled`] share.
+    pub relative_table: Option<RelativeTable>,
     /// The longest sequence it takes.
     pub max_positions: u32,
     /// The config's names for its sizes, for messages.
     pub keys: StackKeys,
+}
+
+/// Embeddings of distances between tokens: DeBERTa.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RelativeTable {
+    /// Rows: one for each bucket of distances, the farthest key after the query first.
+    pub n_rows: u32,
+    /// Norm of the rows.
+    pub norm: Option<Norm>,
 }
 
 /// A layer of a stack.
@@ -103,11 +131,58 @@ pub struct Layer {
     pub residual: Residual,
 }
 
+impl Stack {
+    /// Without a final norm, projection and table of distances.
+    pub(crate) fn new(
+        name: &'static str,
+        embedding: Embedding,
+        layers: Vec<Layer>,
+        max_positions: u32,
+        keys: StackKeys,
+    ) -> Self {
+        Self {
+            name,
+            embedding,
+            layers,
+            final_norm: None,
+            output_projection: None,
+            relative_table: None,
+            max_positions,
+            keys,
+        }
+    }
+}
+
+impl Layer {
+    /// Sequential branches without cross-attention, with the same norms around both.
+    pub(crate) fn new(attention: Attention, feed_forward: FeedForward, norms: Norms) -> Self {
+        Self {
+            self_attention: attention,
+            self_attention_norms: norms,
+            cross_attention: None,
+            cross_attention_norms: Norms::default(),
+            feed_forward,
+            feed_forward_norms: norms,
+            residual: Residual::Sequential,
+        }
+    }
+}
+
+impl LmHead {
+    /// A matrix and nothing else.
+    pub(crate) fn new(tied: bool, required: bool) -> Self {
+        Self { tied, required, bias: HeadBias::None, scale: None, soft_cap: None }
+    }
+}
+
 /// How the branches of a layer are added up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residual {
     /// One after the other: `x = x + attention(x); x = x + feed_forward(x)`.
     Sequential,
+    /// One after the other, each added to its own normed input: `n = before(x); x = n + branch(n)`
+    /// (BLOOM with `apply_residual_connection_post_layernorm`).
+    SequentialFromNorm,
     /// Both read the layer's input: `x + attention(x) + feed_forward(x)`.
     Parallel {
         /// Whether the feed-forward reads the attention's normed input (GPT-J, Phi) in place of

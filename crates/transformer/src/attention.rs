@@ -1,6 +1,7 @@
 //! Attention: heads, scale, biases, positions, windows.
 
 use crate::norm::Norm;
+use crate::positions::{Alibi, Disentangled, RelativeBuckets};
 use crate::rotary::Rotary;
 
 /// One attention of a layer. `q` is `[n_heads * head_dim, dim]`, `k` and `v` are
@@ -29,7 +30,31 @@ pub struct Attention {
     pub qk_norm: Option<Norm>,
 }
 
+/// How many heads an attention has, and of what size.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heads {
+    pub(crate) n: u32,
+    pub(crate) n_kv: u32,
+    pub(crate) dim: u32,
+}
+
 impl Attention {
+    /// Without biases, positions, windows, caps and norms, scaled by the root of the head's size.
+    pub(crate) fn new(heads: Heads, causal: bool) -> Self {
+        Self {
+            n_heads: heads.n,
+            n_kv_heads: heads.n_kv,
+            head_dim: heads.dim,
+            scale: f64::from(heads.dim).powf(-0.5),
+            causal,
+            window: None,
+            soft_cap: None,
+            positions: AttentionPositions::None,
+            bias: AttentionBias::default(),
+            qk_norm: None,
+        }
+    }
+
     /// Width of the query projection: `n_heads * head_dim`.
     pub fn q_width(&self) -> usize {
         self.n_heads as usize * self.head_dim as usize
@@ -68,15 +93,10 @@ pub enum AttentionPositions {
     None,
     /// q and k are rotated.
     Rotary(Rotary),
-    /// `slope[head] * -(q - k)` is added (Press et al. 2021, arXiv:2108.12409), slopes by global head.
-    Alibi,
-    /// A learned bias by distance bucket and head (Raffel et al. 2019, arXiv:1910.10683).
-    RelativeBuckets {
-        /// Rows of the table.
-        n_buckets: u32,
-        /// Distances from here on share the last bucket.
-        max_distance: u32,
-        /// Whether keys after the query have buckets of their own.
-        bidirectional: bool,
-    },
+    /// A bias that grows with the key's position.
+    Alibi(Alibi),
+    /// A learned bias by distance bucket and head.
+    RelativeBuckets(RelativeBuckets),
+    /// Scores of contents with distances beside those of contents with contents.
+    Disentangled(Disentangled),
 }

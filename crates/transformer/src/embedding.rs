@@ -6,6 +6,8 @@ use crate::norm::Norm;
 /// `norm(projection(tokens[id]) * scale + positions[p] + token_types[t])`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embedding {
+    /// Rows of the token table.
+    pub n_tokens: u32,
     /// Columns of the token table; the hidden size unless there is a projection.
     pub width: u32,
     /// Factor on the rows of the token table: `sqrt(dim)` in some BARTs and in Gemma, else 1.
@@ -31,7 +33,29 @@ pub enum EmbeddedPositions {
         n_rows: u32,
         /// Row of position 0: 2 in BART and OPT, `padding_idx + 1` in RoBERTa.
         offset: u32,
+        /// A token that has no position: its row is its own number, and it doesn't count
+        /// (RoBERTa's and MPNet's padding, should a text contain it).
+        skipped: Option<u32>,
     },
-    /// `sin` in the first half of the columns, `cos` in the second (Marian, Pegasus).
-    Sinusoidal,
+    /// See [`sinusoidal`](crate::sinusoidal): Marian, Pegasus. A checkpoint may hold them as a table
+    /// of `n_rows` rows, which then counts.
+    Sinusoidal {
+        /// Rows of the table.
+        n_rows: u32,
+    },
+}
+
+impl Embedding {
+    /// A token table `[n_tokens, dim]` and nothing else.
+    pub(crate) fn tokens(n_tokens: u32, dim: u32) -> Self {
+        Self {
+            n_tokens,
+            width: dim,
+            scale: 1.0,
+            positions: EmbeddedPositions::None,
+            n_token_types: 0,
+            norm: None,
+            projection: false,
+        }
+    }
 }

@@ -2,12 +2,31 @@
 
 mod bart;
 mod bert;
+mod bloom;
+mod common;
+mod deberta_v2;
+mod distilbert;
+mod falcon;
+mod gemma;
 mod gpt2;
+mod gpt_neo;
+mod gpt_neox;
+mod gptj;
 mod llama;
+mod mistral;
+mod mixtral;
+mod mpnet;
+mod opt;
+mod phi;
+mod phi3;
+mod qwen2;
+mod qwen3;
 mod reader;
+mod roberta;
 mod rope;
+mod t5;
 
-use drivetrain_artifacts::ModelConfig;
+use drivetrain_artifacts::{JsonFile, ModelConfig};
 
 use crate::architecture::Architecture;
 use crate::error::TransformerError;
@@ -17,6 +36,9 @@ use reader::Reader;
 pub(crate) struct Family {
     /// `model_type` of its configs.
     pub(crate) model_type: &'static str,
+    /// Other names of config keys, and the names that the description reads: what transformers
+    /// calls an attribute map.
+    pub(crate) aliases: &'static [(&'static str, &'static str)],
     /// Config to description.
     describe: fn(&Reader<'_>) -> Result<Architecture, TransformerError>,
     /// Prefixes that its checkpoints may put ahead of the names below, the usual one first.
@@ -28,7 +50,7 @@ pub(crate) struct Family {
 }
 
 /// What checkpoints call one module. `{s}` stands for `encoder` and `decoder` alike, `{i}` for the
-/// layer's number.
+/// layer's number, `{e}` for the expert's.
 pub(crate) struct ModuleNames {
     /// The canonical path; or, with [`Form::Tensor`], a canonical tensor.
     pub(crate) canonical: &'static str,
@@ -65,13 +87,19 @@ impl Family {
     }
 }
 
-/// `decoder.layers.3.self_attention.q` as `decoder.layers.{i}.self_attention.q`.
+/// `decoder.layers.3.self_attention.q` as `decoder.layers.{i}.self_attention.q`; a second number is
+/// an expert's: `{e}`.
 fn pattern(module: &str) -> String {
+    let mut marks = ["{i}", "{e}"].into_iter();
     let parts: Vec<&str> = module
         .split('.')
-        .map(|part| if part.bytes().all(|b| b.is_ascii_digit()) { "{i}" } else { part })
+        .map(|part| if is_number(part) { marks.next().unwrap_or(part) } else { part })
         .collect();
     parts.join(".")
+}
+
+fn is_number(part: &str) -> bool {
+    part.bytes().all(|b| b.is_ascii_digit())
 }
 
 impl Place {
@@ -83,11 +111,15 @@ impl Place {
         if name.contains("{s}") {
             name = name.replace("{s}", module.split('.').next().unwrap_or_default());
         }
-        if name.contains("{i}") {
-            let is_number = |part: &&str| part.bytes().all(|b| b.is_ascii_digit());
-            name = name.replace("{i}", module.split('.').find(is_number).unwrap_or_default());
+        let mut numbers = module.split('.').filter(|part| is_number(part));
+        for mark in ["{i}", "{e}"] {
+            let number = numbers.next().unwrap_or_default();
+            if name.contains(mark) {
+                name = name.replace(mark, number);
+            }
         }
-        if self.form != Form::Tensor {
+        // A tensor of all experts is a parameter of its own, not a module's.
+        if !matches!(self.form, Form::Tensor | Form::Experts { .. }) {
             name.push('.');
             name.push_str(parameter);
         }
@@ -96,7 +128,7 @@ impl Place {
 }
 
 /// How a module lies in a checkpoint's tensor.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// As it is: `[out, in]`.
     Plain,
@@ -104,12 +136,26 @@ pub(crate) enum Form {
     Tensor,
     /// `[in, out]`: GPT-2's Conv1D.
     Transposed,
-    /// A third of a fused `[in, q | k | v]`.
+    /// A part of a fused `[in, q | k | v]`: GPT-2.
     TransposedFused(FusedPart),
+    /// A part of a fused `[q | k | v, in]`: Phi-3.
+    Fused(FusedPart),
+    /// A part of a fused projection whose rows come by groups of heads: the query heads that share
+    /// a key head, this key head, its value head. BLOOM, GPT-NeoX, Falcon.
+    FusedByGroup(FusedPart),
+    /// The first (0) or the second (1) half of the rows of a fused `[gate | up, in]`: Phi-3.
+    Half(usize),
+    /// A part of one expert's rows in a tensor `[n_experts, rows, in]` of all.
+    Experts {
+        /// Which of the parts.
+        part: usize,
+        /// How many parts an expert's rows have.
+        n_parts: usize,
+    },
 }
 
 /// Which part of a fused q, k, v projection.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FusedPart {
     /// Query.
     Q,
@@ -148,7 +194,39 @@ macro_rules! names {
 }
 use names;
 
-static FAMILIES: [&Family; 4] = [&bart::FAMILY, &bert::FAMILY, &gpt2::FAMILY, &llama::FAMILY];
+static FAMILIES: [&Family; 31] = [
+    &bart::BART,
+    &bert::FAMILY,
+    &bloom::FAMILY,
+    &roberta::CAMEMBERT,
+    &deberta_v2::FAMILY,
+    &distilbert::FAMILY,
+    &falcon::FAMILY,
+    &gemma::GEMMA,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3,
+    &gpt2::FAMILY,
+    &gpt_neo::FAMILY,
+    &gpt_neox::FAMILY,
+    &gptj::FAMILY,
+    &llama::FAMILY,
+    &bart::MARIAN,
+    &bart::MBART,
+    &mistral::FAMILY,
+    &mixtral::FAMILY,
+    &mpnet::FAMILY,
+    &t5::MT5,
+    &opt::FAMILY,
+    &bart::PEGASUS,
+    &phi::FAMILY,
+    &phi3::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &roberta::FAMILY,
+    &t5::T5,
+    &t5::UMT5,
+    &roberta::XLM,
+];
 
 /// Every `model_type` with a description.
 pub fn model_types() -> impl Iterator<Item = &'static str> {
@@ -165,12 +243,35 @@ pub(crate) fn describe(config: &ModelConfig) -> Result<Architecture, Transformer
         return Err(TransformerError::UnknownFamily {
             file: config.json.path().to_owned(),
             found: config.model_type.chars().take(80).collect(),
+            nearest: nearest(&config.model_type),
             known: model_types().collect::<Vec<_>>().join(", "),
         });
     };
-    let reader = Reader::new(config, family.model_type);
+    let renamed = renamed(config, family.aliases);
+    let reader = Reader::new(renamed.as_ref().unwrap_or(config), family.model_type);
     reader.refuse_present("quantization_config", "weights in floating point")?;
     (family.describe)(&reader)
+}
+
+/// The config with other names of keys replaced, if it has any.
+fn renamed(config: &ModelConfig, aliases: &[(&str, &str)]) -> Option<ModelConfig> {
+    let json = &config.json;
+    let used = |(alias, key): &&(&str, &str)| json.contains(alias) && !json.contains(key);
+    let used: Vec<_> = aliases.iter().filter(used).collect();
+    let mut object = json.value().as_object().filter(|_| !used.is_empty())?.clone();
+    for (alias, key) in used {
+        let value = object.get(*alias).cloned()?;
+        object.insert((*key).to_owned(), value);
+    }
+    let json = JsonFile::from_value(json.path(), object.into());
+    Some(ModelConfig { json, ..config.clone() })
+}
+
+/// The known family whose name is most like `model_type`.
+fn nearest(model_type: &str) -> &'static str {
+    let model_type: String = model_type.chars().take(80).collect::<String>().to_lowercase();
+    let likeness = |name: &&'static str| (strsim::jaro_winkler(name, &model_type) * 1e6) as u64;
+    model_types().max_by_key(likeness).unwrap_or_default()
 }
 
 #[cfg(test)]

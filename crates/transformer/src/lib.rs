@@ -19,6 +19,7 @@ mod families;
 mod feed_forward;
 mod module_tree;
 mod norm;
+mod positions;
 mod rotary;
 mod spec;
 mod tensor;
@@ -26,16 +27,17 @@ mod weights;
 
 pub use activation::Activation;
 pub use architecture::{
-    Architecture, ConfigKeys, DefaultDecoderInput, HeadBias, Kind, Layer, LmHead, Pooler, Residual,
-    Stack, StackKeys,
+    Architecture, ConfigKeys, DefaultDecoderInput, HeadBias, Kind, Layer, LmHead, Pooler,
+    RelativeTable, Residual, Stack, StackKeys,
 };
 pub use attention::{Attention, AttentionBias, AttentionPositions};
 pub use embedding::{EmbeddedPositions, Embedding};
-pub use error::TransformerError;
+pub use error::{TensorProblem, TransformerError};
 pub use families::model_types;
 pub use feed_forward::{FeedForward, FeedForwardForm};
 pub use module_tree::Module;
 pub use norm::{Norm, NormKind, Norms};
+pub use positions::{Alibi, Disentangled, RelativeBuckets, sinusoidal};
 pub use rotary::{Rotary, RotaryPairs, RotaryScaling};
 pub use spec::{Parameter, Presence, TensorSpec};
 pub use tensor::{CanonicalTensor, Rows};

@@ -18,6 +18,8 @@ pub struct Norm {
     pub eps: f64,
     /// Added to the stored weight: 1 in Gemma, else 0.
     pub weight_offset: f32,
+    /// Whether there is a weight; without one it is 1.
+    pub weight: bool,
     /// Whether there is a bias beside the weight.
     pub bias: bool,
 }
@@ -25,12 +27,12 @@ pub struct Norm {
 impl Norm {
     /// A layer norm with weight and bias.
     pub fn layer(eps: f64) -> Self {
-        Self { kind: NormKind::Layer, eps, weight_offset: 0.0, bias: true }
+        Self { kind: NormKind::Layer, eps, weight_offset: 0.0, weight: true, bias: true }
     }
 
     /// An RMS norm with a weight.
     pub fn rms(eps: f64) -> Self {
-        Self { kind: NormKind::Rms, eps, weight_offset: 0.0, bias: false }
+        Self { kind: NormKind::Rms, eps, weight_offset: 0.0, weight: true, bias: false }
     }
 }
 

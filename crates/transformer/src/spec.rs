@@ -4,10 +4,13 @@
 //!
 //! ```text
 //! {encoder|decoder}.embedding.{tokens,positions,token_types,projection,norm}
-//! {encoder|decoder}.layers.N.{self_attention,cross_attention}.{q,k,v,o,q_norm,k_norm,relative_bias}
+//! {encoder|decoder}.relative, {encoder|decoder}.relative.norm
+//! {encoder|decoder}.layers.N.{self_attention,cross_attention}.{q,k,v,o,q_norm,k_norm}
+//! {encoder|decoder}.layers.N.self_attention.{relative_bias,relative_q,relative_k}
 //! {encoder|decoder}.layers.N.feed_forward.{gate,up,down}
+//! {encoder|decoder}.layers.N.feed_forward.router, .experts.N.{gate,up,down}
 //! {encoder|decoder}.layers.N.{self_attention,cross_attention,feed_forward}.{norm_before,norm_branch,norm_after}
-//! {encoder|decoder}.final_norm
+//! {encoder|decoder}.final_norm, {encoder|decoder}.output_projection
 //! head, pooler
 //! ```
 
@@ -80,11 +83,15 @@ pub(crate) fn tensors(architecture: &Architecture) -> Vec<TensorSpec> {
             list.layer(stack, &format!("{}.layers.{idx}", stack.name), layer);
         }
         list.norm(&format!("{}.final_norm", stack.name), stack.final_norm.as_ref(), None);
+        if let Some(width) = stack.output_projection {
+            let name = format!("{}.output_projection", stack.name);
+            list.linear(&name, width as usize, list.dim, false, &[architecture.keys.dim]);
+        }
     }
     let (vocab, dim) = (architecture.vocab as usize, architecture.dim as usize);
     let keys = architecture.keys;
     if let Some(head) = &architecture.head {
-        let width = architecture.decoder.as_ref().map_or(dim, |d| d.embedding.width as usize);
+        let width = architecture.output_dim() as usize;
         list.push("head", Parameter::Weight, vec![vocab, width], &[keys.vocab, keys.dim]);
         list.last_optional(!head.required);
         if head.bias != HeadBias::None {
@@ -144,7 +151,9 @@ impl List<'_> {
         let Some(norm) = norm else { return };
         let (dim, key) = dim.unwrap_or((self.dim, self.keys.keys.dim));
         let start = self.specs.len();
-        self.push(module, Parameter::Weight, vec![dim], &[key]);
+        if norm.weight {
+            self.push(module, Parameter::Weight, vec![dim], &[key]);
+        }
         if norm.bias {
             self.push(module, Parameter::Bias, vec![dim], &[key]);
         }
@@ -160,14 +169,20 @@ impl List<'_> {
     fn embedding(&mut self, stack: &Stack) {
         let (keys, embedding, dim) = (self.keys.keys, &stack.embedding, self.dim);
         let path = |part: &str| format!("{}.embedding.{part}", stack.name);
-        let (vocab, width) = (self.keys.vocab as usize, embedding.width as usize);
+        let (vocab, width) = (embedding.n_tokens as usize, embedding.width as usize);
         self.push(&path("tokens"), Parameter::Weight, vec![vocab, width], &[keys.vocab, keys.dim]);
         if embedding.projection {
             self.linear(&path("projection"), dim, width, false, &[keys.dim]);
         }
-        if let EmbeddedPositions::Learned { n_rows, .. } = embedding.positions {
-            let shape = vec![n_rows as usize, dim];
-            self.push(&path("positions"), Parameter::Weight, shape, &[keys.positions, keys.dim]);
+        match embedding.positions {
+            EmbeddedPositions::None => {}
+            EmbeddedPositions::Learned { n_rows, .. }
+            | EmbeddedPositions::Sinusoidal { n_rows } => {
+                let (name, shape) = (path("positions"), vec![n_rows as usize, dim]);
+                self.push(&name, Parameter::Weight, shape, &[keys.positions, keys.dim]);
+                let computed = matches!(embedding.positions, EmbeddedPositions::Sinusoidal { .. });
+                self.last_optional(computed);
+            }
         }
         if embedding.n_token_types > 0 {
             let shape = vec![embedding.n_token_types as usize, dim];
@@ -175,6 +190,12 @@ impl List<'_> {
             self.push(&path("token_types"), Parameter::Weight, shape, &keys);
         }
         self.norm(&path("norm"), embedding.norm.as_ref(), None);
+        if let Some(table) = &stack.relative_table {
+            let name = format!("{}.relative", stack.name);
+            let shape = vec![table.n_rows as usize, dim];
+            self.push(&name, Parameter::Weight, shape, &["position_buckets", keys.dim]);
+            self.norm(&format!("{name}.norm"), table.norm.as_ref(), None);
+        }
     }
 
     fn layer(&mut self, stack: &Stack, path: &str, layer: &Layer) {
@@ -204,10 +225,21 @@ impl List<'_> {
         let head = Some((attention.head_dim as usize, "head_dim"));
         self.norm(&format!("{path}.q_norm"), attention.qk_norm.as_ref(), head);
         self.norm(&format!("{path}.k_norm"), attention.qk_norm.as_ref(), head);
-        if let AttentionPositions::RelativeBuckets { n_buckets, .. } = attention.positions {
-            let shape = vec![n_buckets as usize, attention.n_heads as usize];
-            let name = format!("{path}.relative_bias");
-            self.push(&name, Parameter::Weight, shape, &[stack.keys.heads]);
+        match &attention.positions {
+            AttentionPositions::RelativeBuckets(buckets) => {
+                let shape = vec![buckets.n_buckets as usize, attention.n_heads as usize];
+                let name = format!("{path}.relative_bias");
+                self.push(&name, Parameter::Weight, shape, &[stack.keys.heads]);
+            }
+            AttentionPositions::Disentangled(table) if !table.shared_projections => {
+                if table.position_to_content {
+                    self.linear(&format!("{path}.relative_q"), q, dim, true, &q_keys);
+                }
+                if table.content_to_position {
+                    self.linear(&format!("{path}.relative_k"), kv, dim, true, kv_keys);
+                }
+            }
+            _ => {}
         }
     }
 

@@ -17,21 +17,47 @@ pub struct CanonicalTensor<'a> {
     pub(crate) rows: Rows,
 }
 
-/// Which output rows of a checkpoint tensor belong to a canonical one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which output rows of a checkpoint tensor belong to a canonical one: `n_blocks` runs of `block`
+/// rows, the first at `start`, each `stride` rows after the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rows {
     /// The first of them.
     pub start: usize,
-    /// How many they are.
-    pub len: usize,
-    /// How many the checkpoint's tensor has.
+    /// Rows that follow one another.
+    pub block: usize,
+    /// From the start of one block to that of the next.
+    pub stride: usize,
+    /// How many blocks there are.
+    pub n_blocks: usize,
+    /// How many rows the checkpoint's tensor has, over all its dimensions but the last.
     pub total: usize,
 }
 
 impl Rows {
-    /// Whether these are all there are.
+    /// All rows of a tensor that has `total`.
+    pub fn all(total: usize) -> Self {
+        Self::run(0, total, total)
+    }
+
+    /// `len` rows from `start` on, of `total`.
+    pub fn run(start: usize, len: usize, total: usize) -> Self {
+        Self { start, block: len, stride: len, n_blocks: 1, total }
+    }
+
+    /// How many they are.
+    pub fn n(&self) -> usize {
+        self.block * self.n_blocks
+    }
+
+    /// Whether these are all there are, in order.
     pub fn is_all(&self) -> bool {
-        self.len == self.total
+        self.n_blocks == 1 && self.block == self.total
+    }
+
+    /// First rows of the blocks.
+    pub fn starts(&self) -> impl Iterator<Item = usize> + use<> {
+        let Self { start, stride, n_blocks, .. } = *self;
+        (0..n_blocks).map(move |idx| start + idx * stride)
     }
 }
 
@@ -96,24 +122,41 @@ impl<'a> CanonicalTensor<'a> {
         if expected == 0 {
             return Ok(());
         }
-        let row_len = expected / self.rows.len;
+        let row_len = expected / self.rows.n();
         if self.rows.is_all() && (!self.transposed || row_len == 1) {
             self.source.read_f32(out)?;
             return Ok(());
         }
         let elements = Elements::of(self.source)?;
+        let block_len = self.rows.block * row_len;
         if !self.transposed {
-            elements.read(self.rows.start * row_len, out);
+            for (start, block) in self.rows.starts().zip(out.chunks_exact_mut(block_len)) {
+                elements.read(start * row_len, block);
+            }
             return Ok(());
         }
+        for (start, block) in self.rows.starts().zip(out.chunks_exact_mut(block_len)) {
+            self.read_transposed(&elements, start, row_len, block);
+        }
+        Ok(())
+    }
+
+    /// One block of rows that lie as columns from `start` on.
+    fn read_transposed(
+        &self,
+        elements: &Elements<'_>,
+        start: usize,
+        row_len: usize,
+        out: &mut [f32],
+    ) {
         // Sixteen source rows at a time become sixteen neighbouring columns of `out`.
         const TILE: usize = 16;
-        let width = self.rows.len;
+        let width = self.rows.block;
         let mut tile = vec![0.0f32; TILE * width];
         for first in (0..row_len).step_by(TILE) {
             let n = TILE.min(row_len - first);
             for (idx, row) in tile.chunks_exact_mut(width).take(n).enumerate() {
-                elements.read((first + idx) * self.rows.total + self.rows.start, row);
+                elements.read((first + idx) * self.rows.total + start, row);
             }
             for (col, out_row) in out.chunks_exact_mut(row_len).enumerate() {
                 for (idx, value) in out_row[first..first + n].iter_mut().enumerate() {
@@ -121,7 +164,6 @@ impl<'a> CanonicalTensor<'a> {
                 }
             }
         }
-        Ok(())
     }
 
     /// The canonical tensor, row-major.

@@ -1,12 +1,14 @@
 //! A model's tensors under their canonical names, checked against the description.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use drivetrain_artifacts::{Tensor, Weights};
 
-use crate::architecture::Architecture;
-use crate::error::TransformerError;
+use crate::architecture::{Architecture, Layer};
+use crate::attention::Attention;
+use crate::error::{TensorProblem, TransformerError};
 use crate::families::{self, Family, Form, FusedPart, Place};
+use crate::feed_forward::FeedForwardForm;
 use crate::module_tree::Module;
 use crate::spec::{Presence, TensorSpec};
 use crate::tensor::{CanonicalTensor, Rows};
@@ -20,17 +22,18 @@ use crate::tensor::{CanonicalTensor, Rows};
 pub struct CanonicalWeights<'a> {
     tensors: Vec<CanonicalTensor<'a>>,
     by_name: HashMap<String, usize>,
-    by_source: HashMap<(&'a str, usize, usize), usize>,
+    by_source: HashMap<(&'a str, Rows), usize>,
     /// For each tensor, the first one with the same source; itself if it is that.
     first_of: Vec<usize>,
+    /// Tensors of the files that no canonical tensor comes from.
+    unused: Vec<String>,
 }
 
 impl<'a> CanonicalWeights<'a> {
     /// Finds every tensor of `architecture` in `weights`.
     ///
     /// # Errors
-    /// [`TransformerError::MissingTensor`], [`TransformerError::ShapeMismatch`] or
-    /// [`TransformerError::NotFloat`] for the first tensor that is not as it should be.
+    /// [`TransformerError::Tensors`] with every tensor that is not as it should be.
     pub fn new(
         architecture: &Architecture,
         weights: &'a Weights,
@@ -44,18 +47,45 @@ impl<'a> CanonicalWeights<'a> {
             by_name: HashMap::new(),
             by_source: HashMap::new(),
             first_of: Vec::new(),
+            unused: Vec::new(),
         };
+        let mut problems = Vec::new();
+        let mut missing_modules = HashSet::new();
         for spec in architecture.tensors() {
             let weight = format!("{}.weight", spec.module);
-            if spec.presence == Presence::WithWeight && !found.contains(&weight) {
+            let has_weight = found.contains(&weight) || missing_modules.contains(&spec.module);
+            if spec.presence == Presence::WithWeight && !has_weight {
                 continue;
             }
-            if let Some(mut tensor) = finder.find(spec)? {
-                found.tie(&mut tensor);
-                found.push(tensor);
+            let module = spec.module.clone();
+            match finder.find(spec) {
+                Ok(Some(mut tensor)) => {
+                    found.tie(&mut tensor);
+                    found.push(tensor);
+                }
+                Ok(None) => {}
+                Err(problem) => {
+                    missing_modules.insert(module);
+                    problems.push(problem);
+                }
             }
         }
-        Ok(found)
+        let used: HashSet<&str> = found.tensors.iter().map(|tensor| tensor.source.name()).collect();
+        let is_unused = |name: &&str| !used.contains(name) && !finder.is_alias(name);
+        found.unused = weights.names().filter(is_unused).map(str::to_owned).collect();
+        if problems.is_empty() {
+            return Ok(found);
+        }
+        Err(TransformerError::Tensors {
+            files: finder.files(),
+            problems,
+            unused: std::mem::take(&mut found.unused),
+        })
+    }
+
+    /// Names of the checkpoint's tensors that the description has no use for.
+    pub fn unused(&self) -> &[String] {
+        &self.unused
     }
 
     /// The tensor of this canonical name, if the model has it.
@@ -117,7 +147,7 @@ impl<'a> CanonicalWeights<'a> {
 
     fn push(&mut self, tensor: CanonicalTensor<'a>) {
         let idx = self.tensors.len();
-        let source = (tensor.source.name(), tensor.rows.start, tensor.rows.len);
+        let source = (tensor.source.name(), tensor.rows);
         let first = *self.by_source.entry(source).or_insert(idx);
         self.by_name.insert(tensor.name(), idx);
         self.first_of.push(first);
@@ -174,7 +204,7 @@ struct Finder<'a, 'b> {
 
 impl<'a> Finder<'a, '_> {
     /// The tensor that `spec` calls for; `None` if it is optional and absent.
-    fn find(&self, spec: TensorSpec) -> Result<Option<CanonicalTensor<'a>>, TransformerError> {
+    fn find(&self, spec: TensorSpec) -> Result<Option<CanonicalTensor<'a>>, TensorProblem> {
         let parameter = spec.parameter.name();
         let may_tie = self.architecture.head.as_ref().is_some_and(|head| head.tied);
         let places = self.family.places(&spec.module, parameter);
@@ -193,21 +223,31 @@ impl<'a> Finder<'a, '_> {
         if spec.presence == Presence::Optional {
             return Ok(None);
         }
-        Err(self.missing(&spec, &tried))
+        Err(TensorProblem::Missing {
+            name: tried.join(" or "),
+            shape: spec.shape.clone(),
+            keys: spec.keys.join(", "),
+        })
     }
 
-    fn missing(&self, spec: &TensorSpec, tried: &[String]) -> TransformerError {
+    /// The files, as far as a message names them.
+    fn files(&self) -> String {
         let files = self.weights.files();
         let mut names: Vec<_> = files.iter().take(2).map(|f| f.display().to_string()).collect();
         if files.len() > 2 {
             names.push(format!("and {} more", files.len() - 2));
         }
-        TransformerError::MissingTensor {
-            files: names.join(", "),
-            name: tried.join(" or "),
-            shape: spec.shape.clone(),
-            keys: spec.keys.join(", "),
-        }
+        names.join(", ")
+    }
+
+    /// Whether `name` is another name of a token table or head, which files may hold once under
+    /// each.
+    fn is_alias(&self, name: &str) -> bool {
+        let modules = ["encoder.embedding.tokens", "decoder.embedding.tokens", "head"];
+        modules.iter().any(|module| {
+            let places = self.family.places(module, "weight").iter();
+            places.into_iter().any(|p| p.tensor_name(self.prefix, module, "weight") == name)
+        })
     }
 
     /// Holds `source` against the shape that it must have in the checkpoint.
@@ -216,17 +256,15 @@ impl<'a> Finder<'a, '_> {
         spec: TensorSpec,
         place: &Place,
         source: Tensor<'a>,
-    ) -> Result<CanonicalTensor<'a>, TransformerError> {
-        let out = spec.shape.first().copied().unwrap_or_default();
-        let all = Rows { start: 0, len: out, total: out };
-        let (transposed, rows) = match place.form {
-            Form::Plain | Form::Tensor => (false, all),
-            Form::Transposed => (true, all),
-            Form::TransposedFused(part) => (true, self.fused_rows(&spec.module, part, all)),
-        };
+    ) -> Result<CanonicalTensor<'a>, TensorProblem> {
+        let (rows, n_experts) = self.rows(&spec, place.form);
+        let transposed = matches!(place.form, Form::Transposed | Form::TransposedFused(_));
         let mut expected = spec.shape.clone();
         if let Some(first) = expected.first_mut() {
-            *first = rows.total;
+            *first = rows.total / n_experts.unwrap_or(1);
+        }
+        if let Some(n_experts) = n_experts {
+            expected.insert(0, n_experts);
         }
         if transposed {
             expected.reverse();
@@ -237,8 +275,7 @@ impl<'a> Finder<'a, '_> {
             found = found.get(1..).unwrap_or_default();
         }
         if found != expected {
-            return Err(TransformerError::ShapeMismatch {
-                file: source.file().to_owned(),
+            return Err(TensorProblem::Shape {
                 name: source.name().to_owned(),
                 found: source.shape().to_vec(),
                 expected,
@@ -246,8 +283,7 @@ impl<'a> Finder<'a, '_> {
             });
         }
         if !source.dtype().is_float() {
-            return Err(TransformerError::NotFloat {
-                file: source.file().to_owned(),
+            return Err(TensorProblem::NotFloat {
                 name: source.name().to_owned(),
                 found: source.dtype().to_string(),
             });
@@ -255,22 +291,68 @@ impl<'a> Finder<'a, '_> {
         Ok(CanonicalTensor { transposed: transposed && spec.shape.len() == 2, spec, source, rows })
     }
 
-    /// Rows of one part of a fused `q | k | v` projection; `all` if `module` is in no layer.
-    fn fused_rows(&self, module: &str, part: FusedPart, all: Rows) -> Rows {
+    /// Which rows of a tensor of this form are those of `spec`; and the number of experts, if the
+    /// tensor is one of all of them.
+    fn rows(&self, spec: &TensorSpec, form: Form) -> (Rows, Option<usize>) {
+        let out = spec.shape.first().copied().unwrap_or_default();
+        let all = (Rows::all(out), None);
+        match form {
+            Form::Plain | Form::Tensor | Form::Transposed => all,
+            Form::TransposedFused(part) | Form::Fused(part) => {
+                let Some(layer) = self.layer(&spec.module) else { return all };
+                (fused_rows(&layer.self_attention, part), None)
+            }
+            Form::FusedByGroup(part) => {
+                let Some(layer) = self.layer(&spec.module) else { return all };
+                (grouped_rows(&layer.self_attention, part), None)
+            }
+            Form::Half(half) => (Rows::run(half * out, out, 2 * out), None),
+            Form::Experts { part, n_parts } => {
+                let form = self.layer(&spec.module).map(|layer| layer.feed_forward.form);
+                let Some(FeedForwardForm::Experts { n_experts, .. }) = form else { return all };
+                let n_experts = n_experts as usize;
+                let mut numbers =
+                    spec.module.rsplit('.').filter_map(|part| part.parse::<usize>().ok());
+                let expert = numbers.next().unwrap_or_default();
+                let start = (expert * n_parts + part) * out;
+                (Rows::run(start, out, n_experts * n_parts * out), Some(n_experts))
+            }
+        }
+    }
+
+    /// The layer that `module` is in.
+    fn layer(&self, module: &str) -> Option<&Layer> {
         let mut path = module.split('.');
         let stack = path.next();
-        let layer_idx = path.nth(1).and_then(|idx| idx.parse::<usize>().ok());
-        let stack = self.architecture.stacks().find(|s| Some(s.name) == stack);
-        let layer = stack.and_then(|stack| stack.layers.get(layer_idx?));
-        let Some(attention) = layer.map(|layer| &layer.self_attention) else { return all };
-        let (q, kv) = (attention.q_width(), attention.kv_width());
-        let (start, len) = match part {
-            FusedPart::Q => (0, q),
-            FusedPart::K => (q, kv),
-            FusedPart::V => (q + kv, kv),
-        };
-        Rows { start, len, total: q + 2 * kv }
+        let layer_idx = path.nth(1).and_then(|idx| idx.parse::<usize>().ok())?;
+        let stack = self.architecture.stacks().find(|s| Some(s.name) == stack)?;
+        stack.layers.get(layer_idx)
     }
+}
+
+/// Rows of one part of a fused `q | k | v` projection.
+fn fused_rows(attention: &Attention, part: FusedPart) -> Rows {
+    let (q, kv) = (attention.q_width(), attention.kv_width());
+    let (start, len) = match part {
+        FusedPart::Q => (0, q),
+        FusedPart::K => (q, kv),
+        FusedPart::V => (q + kv, kv),
+    };
+    Rows::run(start, len, q + 2 * kv)
+}
+
+/// Rows of one part of a projection that is fused by groups: for each key head its query heads, the
+/// key head, the value head.
+fn grouped_rows(attention: &Attention, part: FusedPart) -> Rows {
+    let (n_groups, head) = (attention.n_kv_heads as usize, attention.head_dim as usize);
+    let queries = attention.q_width() / n_groups;
+    let (start, block) = match part {
+        FusedPart::Q => (0, queries),
+        FusedPart::K => (queries, head),
+        FusedPart::V => (queries + head, head),
+    };
+    let stride = queries + 2 * head;
+    Rows { start, block, stride, n_blocks: n_groups, total: stride * n_groups }
 }
 
 #[cfg(test)]

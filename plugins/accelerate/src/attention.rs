@@ -8,7 +8,8 @@ use candle_core::{CpuStorage, D, InplaceOp1, Layout, Result, Storage, StorageRef
 use drivetrain_transformer::Attention;
 use rayon::prelude::*;
 
-use crate::kernels::{self, AttendKeys, Scores};
+use crate::distances::Distances;
+use crate::kernels::{self, AttendKeys, PositionBias, Scores};
 use crate::rows::{contiguous, contiguous_mut, has_kernels, values};
 
 /// Up to this many queries of a sequence go through the kernel.
@@ -43,7 +44,8 @@ impl Queries {
         self.blocks.iter().map(|block| block.len).sum()
     }
 
-    fn scores(&self, spec: &Attention) -> Scores {
+    fn scores<'a>(&self, rule: &'a Scoring) -> Scores<'a> {
+        let spec = &rule.spec;
         Scores {
             n_keys: self.n_keys(),
             first_key: 0,
@@ -53,23 +55,37 @@ impl Queries {
             window: spec.window.map(|window| window as usize),
             scale: spec.scale as f32,
             soft_cap: spec.soft_cap,
+            bias: &rule.bias,
         }
     }
 }
 
+/// How an attention scores its keys.
+#[derive(Clone, Debug)]
+pub(crate) struct Scoring {
+    pub(crate) spec: Attention,
+    /// What positions add.
+    pub(crate) bias: PositionBias,
+    /// Embedded distances that contents are scored with.
+    pub(crate) distances: Option<Distances>,
+}
+
 /// Attention of all `queries`, whose rows in `q` `[n_rows, n_heads * head_dim]` follow one another
 /// and are all there are. The same shape comes back.
-pub(crate) fn attend(q: &Tensor, queries: &[Queries], spec: &Attention) -> Result<Tensor> {
+pub(crate) fn attend(q: &Tensor, queries: &[Queries], rule: &Scoring) -> Result<Tensor> {
     let (n_rows, width) = q.dims2()?;
     if !has_kernels(q) {
         let parts: Result<Vec<_>> =
-            queries.iter().map(|queries| by_products(q, queries, spec)).collect();
+            queries.iter().map(|queries| by_products(q, queries, rule)).collect();
         return Tensor::cat(&parts?, 0);
     }
     let mut out = vec![0.0f32; n_rows * width];
-    attend_few(q, queries, spec, &mut out)?;
-    for queries in queries.iter().filter(|queries| queries.n > FEW_QUERIES) {
-        let part = by_products(q, queries, spec)?;
+    let few = if rule.distances.is_some() { 0 } else { FEW_QUERIES };
+    if few > 0 {
+        attend_few(q, queries, rule, &mut out)?;
+    }
+    for queries in queries.iter().filter(|queries| queries.n > few) {
+        let part = by_products(q, queries, rule)?;
         let rows = queries.first_row * width..(queries.first_row + queries.n) * width;
         let (storage, layout) = part.storage_and_layout();
         let (Storage::Cpu(storage), Some(out)) = (&*storage, out.get_mut(rows)) else {
@@ -81,7 +97,8 @@ pub(crate) fn attend(q: &Tensor, queries: &[Queries], spec: &Attention) -> Resul
 }
 
 /// The rows of sequences with few queries, through the kernel.
-fn attend_few(q: &Tensor, queries: &[Queries], spec: &Attention, out: &mut [f32]) -> Result<()> {
+fn attend_few(q: &Tensor, queries: &[Queries], rule: &Scoring, out: &mut [f32]) -> Result<()> {
+    let spec = &rule.spec;
     let few: Vec<&Queries> = queries.iter().filter(|queries| queries.n <= FEW_QUERIES).collect();
     if few.is_empty() {
         return Ok(());
@@ -133,7 +150,7 @@ fn attend_few(q: &Tensor, queries: &[Queries], spec: &Attention, out: &mut [f32]
         let Some(idx) = row_queries[row] else { return };
         let queries = few[idx];
         let offset = row * q_stride + kv_head * group;
-        let mut meaning = queries.scores(spec);
+        let mut meaning = queries.scores(rule);
         meaning.first_position += row - queries.first_row;
         meaning.n_queries = 1;
         let q = &q_values[offset..offset + group];
@@ -160,20 +177,21 @@ fn cpu<'a>((storage, layout): &'a (StorageRef<'_>, &Layout)) -> Result<&'a [f32]
 }
 
 /// The rows of one sequence, through matrix products: `[n, n_heads * head_dim]`.
-fn by_products(q: &Tensor, queries: &Queries, spec: &Attention) -> Result<Tensor> {
-    let scores_of_one = queries.n_keys() * spec.n_heads as usize;
+fn by_products(q: &Tensor, queries: &Queries, rule: &Scoring) -> Result<Tensor> {
+    let scores_of_one = queries.n_keys() * rule.spec.n_heads as usize;
     let tile_len = (SCORES_TILE / scores_of_one.max(1)).clamp(16, QUERY_TILE);
     let mut tiles = Vec::with_capacity(queries.n.div_ceil(tile_len));
     for start in (0..queries.n).step_by(tile_len) {
         let n = tile_len.min(queries.n - start);
         let q = q.narrow(0, queries.first_row + start, n)?;
-        tiles.push(tile(&q, queries, start, n, spec)?);
+        tiles.push(tile(&q, queries, start, n, rule)?);
     }
     if tiles.len() == 1 { Ok(tiles.swap_remove(0)) } else { Tensor::cat(&tiles, 0) }
 }
 
 /// Queries `start..start + n` of one sequence, in `q` `[n, n_heads * head_dim]`.
-fn tile(q: &Tensor, queries: &Queries, start: usize, n: usize, spec: &Attention) -> Result<Tensor> {
+fn tile(q: &Tensor, queries: &Queries, start: usize, n: usize, rule: &Scoring) -> Result<Tensor> {
+    let spec = &rule.spec;
     let (n_kv, head_dim) = (spec.n_kv_heads as usize, spec.head_dim as usize);
     let group = spec.n_heads as usize / n_kv;
     // Heads of a group look at the same keys: they become further rows of one product.
@@ -183,7 +201,7 @@ fn tile(q: &Tensor, queries: &Queries, start: usize, n: usize, spec: &Attention)
         .contiguous()?
         .reshape((n_kv, group * n, head_dim))?;
     let position = queries.position + start;
-    let mut meaning = Scores { n_queries: n, first_position: position, ..queries.scores(spec) };
+    let mut meaning = Scores { n_queries: n, first_position: position, ..queries.scores(rule) };
     if spec.causal {
         meaning.n_keys = meaning.n_keys.min(position + n);
     }
@@ -201,8 +219,13 @@ fn tile(q: &Tensor, queries: &Queries, start: usize, n: usize, spec: &Attention)
         .map(|(block, len)| q.matmul(&block.keys.narrow(1, 0, *len)?.transpose(1, 2)?))
         .collect();
     let mut scores = scores?;
-    let scores =
+    let mut scores =
         if scores.len() == 1 { scores.swap_remove(0) } else { Tensor::cat(&scores, D::Minus1)? };
+    if let Some(distances) = &rule.distances {
+        let keys: Result<Vec<_>> =
+            used.iter().map(|(block, len)| block.keys.narrow(1, 0, *len)).collect();
+        scores = distances.add(scores, &q, &Tensor::cat(&keys?, 1)?, position)?;
+    }
     let probabilities = softmax(scores, &meaning)?;
     let mut sum: Option<Tensor> = None;
     let mut first = 0;
@@ -223,7 +246,7 @@ fn tile(q: &Tensor, queries: &Queries, start: usize, n: usize, spec: &Attention)
 }
 
 /// Scores `[n_kv_heads, group * n_queries, n_keys]` to probabilities.
-fn softmax(scores: Tensor, meaning: &Scores) -> Result<Tensor> {
+fn softmax(scores: Tensor, meaning: &Scores<'_>) -> Result<Tensor> {
     if has_kernels(&scores) {
         scores.inplace_op1(&MaskedSoftmax(*meaning))?;
         return Ok(scores);
@@ -232,18 +255,23 @@ fn softmax(scores: Tensor, meaning: &Scores) -> Result<Tensor> {
     if let Some(cap) = meaning.soft_cap {
         scores = ((scores / f64::from(cap))?.tanh()? * f64::from(cap))?;
     }
-    let (_, n_rows, n_keys) = scores.dims3()?;
-    let mut mask = vec![f32::MIN; n_rows * n_keys];
+    let (n_kv_heads, n_rows, n_keys) = scores.dims3()?;
+    let mut mask = vec![f32::MIN; n_kv_heads * n_rows * n_keys];
     for (idx, row) in mask.chunks_exact_mut(n_keys.max(1)).enumerate() {
-        row.get_mut(meaning.visible(idx)).into_iter().for_each(|seen| seen.fill(0.0));
+        let visible = meaning.visible(idx);
+        let (head, query) = (idx / meaning.n_queries, idx % meaning.n_queries);
+        let (position, first_key) = (meaning.first_position + query, meaning.first_key);
+        let Some(seen) = row.get_mut(visible.clone()) else { continue };
+        seen.fill(0.0);
+        meaning.bias.add(seen, head, position, first_key + visible.start);
     }
-    let mask = Tensor::from_vec(mask, (n_rows, n_keys), scores.device())?;
-    candle_nn::ops::softmax_last_dim(&scores.broadcast_add(&mask)?)
+    let mask = Tensor::from_vec(mask, (n_kv_heads, n_rows, n_keys), scores.device())?;
+    candle_nn::ops::softmax_last_dim(&(scores + mask)?)
 }
 
-struct MaskedSoftmax(Scores);
+struct MaskedSoftmax<'a>(Scores<'a>);
 
-impl InplaceOp1 for MaskedSoftmax {
+impl InplaceOp1 for MaskedSoftmax<'_> {
     fn name(&self) -> &'static str {
         "masked-softmax"
     }

@@ -6,10 +6,7 @@ use drivetrain_engine::{
     DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, LoadRequest, LoadedModel,
     LogLevel, ModelKind, TokenModelInfo,
 };
-use drivetrain_transformer::{
-    Architecture, Attention, AttentionPositions, CanonicalWeights, EmbeddedPositions,
-    FeedForwardForm, Kind, Residual, RotaryPairs, Stack,
-};
+use drivetrain_transformer::{Architecture, Attention, CanonicalWeights, Kind, Stack};
 
 use crate::cache::{BLOCK_TOKENS, Cache, Limits};
 use crate::error;
@@ -17,6 +14,7 @@ use crate::load::Loader;
 use crate::memory;
 use crate::model::{CandleModel, Head, ModelWeights};
 use crate::options::LoadOptions;
+use crate::plan::Tables;
 
 /// Most tokens in one batch, unless a whole input is longer.
 const MAX_BATCH_TOKENS: u32 = 2048;
@@ -53,10 +51,10 @@ impl Engine for Accelerate {
         let config = ModelConfig::read(&dir).map_err(|error| error::model(&error))?;
         let architecture =
             Architecture::from_config(&config).map_err(|error| error::model(&error))?;
-        check_supported(&architecture)?;
         let files = Weights::open(&dir).map_err(|error| error::model(&error))?;
         let weights =
             CanonicalWeights::new(&architecture, &files).map_err(|error| error::model(&error))?;
+        warn_of_unused(request, &weights);
         let weight_bytes = weights.n_parameters() * F32;
         check_memory(request.model_name, weight_bytes)?;
 
@@ -77,11 +75,16 @@ impl Engine for Accelerate {
             ),
         );
         let cache = Cache::new(architecture.decoder.as_ref(), &options.device, limits);
-        let stack = architecture.stacks().next();
-        let n_token_types = stack.map_or(0, |stack| stack.embedding.n_token_types);
+        let tables = |stack: &Option<Stack>| {
+            stack.as_ref().map_or_else(Tables::default, |stack| Tables {
+                n_tokens: stack.embedding.n_tokens,
+                n_token_types: stack.embedding.n_token_types,
+            })
+        };
         Ok(LoadedModel::Token(Box::new(CandleModel {
             info,
-            n_token_types,
+            encoder_tables: tables(&architecture.encoder),
+            decoder_tables: tables(&architecture.decoder),
             weights: model_weights,
             cache,
             threads,
@@ -101,49 +104,23 @@ fn name(device: &Device) -> &'static str {
     if device.is_cuda() { "cuda:0" } else { "cpu" }
 }
 
-/// Refuses what the description can say and this engine can't do.
-fn check_supported(architecture: &Architecture) -> Result<(), EngineError> {
-    let refuse = |what: &str| {
-        Err(EngineError::unsupported(format!(
-            "{} models have {what}, which the accelerate engine can't compute",
-            architecture.family
-        )))
-    };
-    for stack in architecture.stacks() {
-        if stack.embedding.projection || stack.embedding.width != architecture.dim {
-            return refuse("embeddings of another size than the hidden states");
-        }
-        if stack.embedding.positions == EmbeddedPositions::Sinusoidal {
-            return refuse("sinusoidal positions");
-        }
-        for layer in &stack.layers {
-            if layer.residual != Residual::Sequential {
-                return refuse("parallel branches");
-            }
-            if matches!(layer.feed_forward.form, FeedForwardForm::Experts { .. }) {
-                return refuse("experts");
-            }
-            for attention in std::iter::once(&layer.self_attention).chain(&layer.cross_attention) {
-                if let Some(what) = unsupported_attention(attention) {
-                    return refuse(what);
-                }
-            }
-        }
+/// Says which tensors of the files nothing is computed with.
+fn warn_of_unused(request: &LoadRequest<'_>, weights: &CanonicalWeights<'_>) {
+    const LISTED: usize = 8;
+    let unused = weights.unused();
+    if unused.is_empty() {
+        return;
     }
-    Ok(())
-}
-
-fn unsupported_attention(attention: &Attention) -> Option<&'static str> {
-    if attention.qk_norm.is_some() {
-        return Some("norms of queries and keys");
-    }
-    match &attention.positions {
-        AttentionPositions::None => None,
-        AttentionPositions::Rotary(rotary) if rotary.pairs == RotaryPairs::Halves => None,
-        AttentionPositions::Rotary(_) => Some("interleaved rotary pairs"),
-        AttentionPositions::Alibi => Some("ALiBi"),
-        AttentionPositions::RelativeBuckets { .. } => Some("relative position buckets"),
-    }
+    let more = if unused.len() > LISTED { ", ..." } else { "" };
+    let names = unused[..unused.len().min(LISTED)].join(", ");
+    request.services.log(
+        LogLevel::Warn,
+        &format!(
+            "model {}: {} tensors of its files are not used: {names}{more}",
+            request.model_name,
+            unused.len()
+        ),
+    );
 }
 
 /// Refuses weights that would not fit, before they are read.
@@ -202,9 +179,9 @@ fn describe(
     let crosses = layers.clone().filter_map(|layer| layer.cross_attention.as_ref());
     TokenModelInfo {
         kind,
-        vocab: architecture.vocab,
+        vocab: architecture.stacks().map(|stack| stack.embedding.n_tokens).max().unwrap_or(0),
         n_logits: if loaded.head.is_some() { architecture.vocab } else { 0 },
-        dim: architecture.dim,
+        dim: architecture.output_dim(),
         max_positions,
         max_encoder_positions,
         kv_capacity_tokens: 0,

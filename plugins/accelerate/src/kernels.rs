@@ -8,6 +8,7 @@ mod attend;
 mod elementwise;
 mod few_rows;
 mod normalize;
+mod position_bias;
 mod rotate;
 mod softmax;
 
@@ -19,7 +20,8 @@ pub(crate) use attend::{AttendKeys, attend};
 pub(crate) use elementwise::{activate, add_assign, add_bias, gate};
 pub(crate) use few_rows::few_rows;
 pub(crate) use normalize::{layer_norm, rms_norm};
-pub(crate) use rotate::rotate_halves;
+pub(crate) use position_bias::PositionBias;
+pub(crate) use rotate::{rotate_halves, rotate_pairs};
 pub(crate) use softmax::{Scores, masked_softmax};
 
 /// Values worked on together: two AVX2 or four SSE registers.

@@ -1,10 +1,11 @@
-//! One layer of a stack: attention, cross-attention, feed-forward, and the norms around them.
+//! One layer of a stack: attention, cross-attention, and the norms around its branches.
 
 use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor, bail};
-use drivetrain_transformer::{Attention, FeedForward, FeedForwardForm};
+use drivetrain_transformer::{Residual, RotaryPairs};
 
-use crate::attention::{Queries, attend};
+use crate::attention::{Queries, Scoring, attend};
 use crate::cache::by_heads;
+use crate::feed_forward::FeedForwardLayer;
 use crate::kernels;
 use crate::linear::Linear;
 use crate::norm::NormLayer;
@@ -19,12 +20,25 @@ pub(crate) struct BranchNorms {
 }
 
 impl BranchNorms {
+    /// The branch's input.
+    fn before(&self, x: &Tensor) -> Result<Tensor> {
+        self.before.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
+    }
+
+    /// `n + branch(n)` for the normed input `n`.
+    fn around_normed(
+        &self,
+        x: &Tensor,
+        branch: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let x = self.before(x)?;
+        let y = branch(&x)?;
+        rows::add(&x, y)
+    }
+
     /// `after(x + branch_out(branch(before(x))))`.
     fn around(&self, x: &Tensor, branch: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-        let mut y = match &self.before {
-            Some(norm) => branch(&norm.forward(x)?)?,
-            None => branch(x)?,
-        };
+        let mut y = branch(&self.before(x)?)?;
         if let Some(norm) = &self.branch_out {
             y = norm.forward(&y)?;
         }
@@ -39,31 +53,24 @@ impl BranchNorms {
 /// Attention to the own sequence.
 #[derive(Clone, Debug)]
 pub(crate) struct SelfAttention {
-    pub(crate) spec: Attention,
+    pub(crate) scoring: Scoring,
     /// Queries, keys and values in one matrix.
     pub(crate) qkv: Linear,
     pub(crate) out: Linear,
-    /// Which of the pass's angles rotate queries and keys.
-    pub(crate) rotary_idx: Option<usize>,
+    /// Norms of each head of the queries and the keys.
+    pub(crate) qk_norms: Option<(NormLayer, NormLayer)>,
+    /// Which of the pass's angles rotate queries and keys, and how.
+    pub(crate) rotary: Option<(usize, RotaryPairs)>,
 }
 
 /// Attention to the encoder's output.
 #[derive(Clone, Debug)]
 pub(crate) struct CrossAttention {
-    pub(crate) spec: Attention,
+    pub(crate) scoring: Scoring,
     pub(crate) q: Linear,
     /// Keys and values in one matrix.
     pub(crate) kv: Linear,
     pub(crate) out: Linear,
-}
-
-/// The feed-forward branch.
-#[derive(Clone, Debug)]
-pub(crate) struct FeedForwardLayer {
-    pub(crate) spec: FeedForward,
-    /// `up`, or `gate` and `up` in one matrix.
-    pub(crate) up: Linear,
-    pub(crate) down: Linear,
 }
 
 /// A layer.
@@ -74,6 +81,7 @@ pub(crate) struct LayerWeights {
     pub(crate) cross_attention: Option<(CrossAttention, BranchNorms)>,
     pub(crate) feed_forward: FeedForwardLayer,
     pub(crate) feed_forward_norms: BranchNorms,
+    pub(crate) residual: Residual,
 }
 
 /// Cosines and sines of each row's angles: `[n_rows, dim / 2]`.
@@ -103,72 +111,92 @@ pub(crate) trait Pass {
 impl LayerWeights {
     /// Rows `[n_rows, dim]` through the layer.
     pub(crate) fn forward(&self, layer_idx: usize, x: &Tensor, pass: &dyn Pass) -> Result<Tensor> {
-        let x = self
-            .self_attention_norms
-            .around(x, |x| self.self_attention.forward(layer_idx, x, pass))?;
-        let x = match &self.cross_attention {
-            Some((attention, norms)) => {
-                norms.around(&x, |x| attention.forward(&pass.cross_queries(layer_idx)?, x))?
+        let attention = |x: &Tensor| self.self_attention.forward(layer_idx, x, pass);
+        let feed_forward = |x: &Tensor| self.feed_forward.forward(x);
+        match self.residual {
+            Residual::Sequential => {
+                let x = self.self_attention_norms.around(x, attention)?;
+                let x = match &self.cross_attention {
+                    Some((attention, norms)) => norms
+                        .around(&x, |x| attention.forward(&pass.cross_queries(layer_idx)?, x))?,
+                    None => x,
+                };
+                self.feed_forward_norms.around(&x, feed_forward)
             }
-            None => x,
-        };
-        self.feed_forward_norms.around(&x, |x| self.feed_forward.forward(x))
+            Residual::SequentialFromNorm => {
+                let x = self.self_attention_norms.around_normed(x, attention)?;
+                self.feed_forward_norms.around_normed(&x, feed_forward)
+            }
+            Residual::Parallel { shared_norm } => {
+                let normed = self.self_attention_norms.before(x)?;
+                let sum = rows::add(x, attention(&normed)?)?;
+                let input = if shared_norm { normed } else { self.feed_forward_norms.before(x)? };
+                rows::add(&sum, feed_forward(&input)?)
+            }
+        }
     }
 }
 
 impl SelfAttention {
     fn forward(&self, layer_idx: usize, x: &Tensor, pass: &dyn Pass) -> Result<Tensor> {
-        let (q_width, kv_width) = (self.spec.q_width(), self.spec.kv_width());
+        let spec = &self.scoring.spec;
+        let (q_width, kv_width) = (spec.q_width(), spec.kv_width());
         let qkv = self.qkv.forward(x)?;
         let mut q = qkv.narrow(1, 0, q_width)?;
         let mut keys = qkv.narrow(1, q_width, kv_width)?;
         let values = qkv.narrow(1, q_width + kv_width, kv_width)?;
-        if let Some(angles) = self.rotary_idx.and_then(|idx| pass.angles(idx)) {
-            if has_kernels(&qkv) {
-                let (n, head_dim) = (q_width + kv_width, self.spec.head_dim as usize);
-                qkv.inplace_op3(&angles.cos, &angles.sin, &Rotate { n, head_dim })?;
-            } else {
-                q = rotated(&q, self.spec.n_heads as usize, angles)?;
-                keys = rotated(&keys, self.spec.n_kv_heads as usize, angles)?;
+        let angles = self.rotary.and_then(|(idx, pairs)| Some((pass.angles(idx)?, pairs)));
+        if let Some((q_norm, k_norm)) = &self.qk_norms {
+            q = q_norm.forward_heads(&q)?;
+            keys = k_norm.forward_heads(&keys)?;
+        }
+        if let Some((angles, pairs)) = angles {
+            let head_dim = spec.head_dim as usize;
+            match (has_kernels(&qkv), self.qk_norms.is_some()) {
+                (true, false) => rotate(&qkv, angles, q_width + kv_width, head_dim, pairs)?,
+                (true, true) => {
+                    rotate(&q, angles, q_width, head_dim, pairs)?;
+                    rotate(&keys, angles, kv_width, head_dim, pairs)?;
+                }
+                (false, _) => {
+                    q = rotated(&q, spec.n_heads as usize, angles, pairs)?;
+                    keys = rotated(&keys, spec.n_kv_heads as usize, angles, pairs)?;
+                }
             }
         }
         let queries = pass.self_queries(layer_idx, &keys, &values)?;
-        self.out.forward(&attend(&q, &queries, &self.spec)?)
+        self.out.forward(&attend(&q, &queries, &self.scoring)?)
     }
 }
 
 impl CrossAttention {
     fn forward(&self, queries: &[Queries], x: &Tensor) -> Result<Tensor> {
-        self.out.forward(&attend(&self.q.forward(x)?, queries, &self.spec)?)
+        self.out.forward(&attend(&self.q.forward(x)?, queries, &self.scoring)?)
     }
 
     /// Keys and values of the encoder's output `[n_rows, dim]`: each `[n_rows, kv_width]`.
     pub(crate) fn keys_values(&self, encoded: &Tensor) -> Result<(Tensor, Tensor)> {
-        let width = self.spec.kv_width();
+        let width = self.scoring.spec.kv_width();
         let kv = self.kv.forward(encoded)?;
         Ok((kv.narrow(1, 0, width)?, kv.narrow(1, width, width)?))
     }
 }
 
-impl FeedForwardLayer {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let activation = self.spec.activation;
-        let inner = match self.spec.form {
-            FeedForwardForm::Plain => self.up.forward_activated(x, activation)?,
-            FeedForwardForm::Gated => rows::gate(&self.up.forward(x)?, activation)?,
-            FeedForwardForm::Experts { .. } => bail!("experts are refused at load"),
-        };
-        self.down.forward(&inner)
-    }
-}
-
 /// Heads of `x` `[n_rows, n_heads * head_dim]` rotated by candle's operation.
-fn rotated(x: &Tensor, n_heads: usize, angles: &Angles) -> Result<Tensor> {
+fn rotated(x: &Tensor, n_heads: usize, angles: &Angles, pairs: RotaryPairs) -> Result<Tensor> {
     let (n_rows, width) = x.dims2()?;
     let (head_dim, dim) = (width / n_heads, 2 * angles.cos.dim(1)?);
     let x = x.reshape((1, n_rows, n_heads, head_dim))?;
     let turned = x.narrow(3, 0, dim)?.contiguous()?;
-    let turned = candle_nn::rotary_emb::rope_thd(&turned, &angles.cos, &angles.sin)?;
+    let turned = match pairs {
+        RotaryPairs::Halves => candle_nn::rotary_emb::rope_thd(&turned, &angles.cos, &angles.sin)?,
+        // candle has interleaved pairs with heads ahead of rows only.
+        RotaryPairs::Interleaved => {
+            let turned = turned.transpose(1, 2)?.contiguous()?;
+            let turned = candle_nn::rotary_emb::rope_i(&turned, &angles.cos, &angles.sin)?;
+            turned.transpose(1, 2)?.contiguous()?
+        }
+    };
     let turned = if dim == head_dim {
         turned
     } else {
@@ -177,10 +205,22 @@ fn rotated(x: &Tensor, n_heads: usize, angles: &Angles) -> Result<Tensor> {
     turned.reshape((n_rows, width))
 }
 
-/// Rotates the first `n` values of each row, which are heads of `head_dim`.
+/// Rotates the first `n` values of each row of `x` in place, which are heads of `head_dim`.
+fn rotate(
+    x: &Tensor,
+    angles: &Angles,
+    n: usize,
+    head_dim: usize,
+    pairs: RotaryPairs,
+) -> Result<()> {
+    x.inplace_op3(&angles.cos, &angles.sin, &Rotate { n, head_dim, pairs })
+}
+
+/// The operation of [`rotate`].
 struct Rotate {
     n: usize,
     head_dim: usize,
+    pairs: RotaryPairs,
 }
 
 impl InplaceOp3 for Rotate {
@@ -203,7 +243,10 @@ impl InplaceOp3 for Rotate {
         let rows = contiguous_mut(x, xl)?.chunks_exact_mut(width);
         for (row, (cos, sin)) in rows.zip(angles) {
             let Some(heads) = row.get_mut(..self.n) else { bail!("rows are too short") };
-            kernels::rotate_halves(heads, self.head_dim, cos, sin);
+            match self.pairs {
+                RotaryPairs::Halves => kernels::rotate_halves(heads, self.head_dim, cos, sin),
+                RotaryPairs::Interleaved => kernels::rotate_pairs(heads, self.head_dim, cos, sin),
+            }
         }
         Ok(())
     }

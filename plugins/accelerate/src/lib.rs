@@ -12,8 +12,10 @@
 
 mod attention;
 mod cache;
+mod distances;
 mod engine;
 mod error;
+mod feed_forward;
 mod kernels;
 mod layer;
 mod linear;

@@ -7,16 +7,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use candle_core::{Device, Tensor};
 use drivetrain_engine::{EngineError, ErrorKind, Services};
 use drivetrain_transformer::{
-    Architecture, Attention, AttentionPositions, CanonicalWeights, EmbeddedPositions, Layer, Norm,
-    Norms, Rotary, Stack, TransformerError,
+    Architecture, Attention, AttentionPositions, CanonicalWeights, EmbeddedPositions, FeedForward,
+    FeedForwardForm, Layer, Norm, Norms, Rotary, Stack, TransformerError,
 };
 use rayon::prelude::*;
 
+use crate::attention::Scoring;
+use crate::distances::Distances;
 use crate::error;
-use crate::layer::{BranchNorms, CrossAttention, FeedForwardLayer, LayerWeights, SelfAttention};
+use crate::feed_forward::{Experts, FeedForwardLayer, Network};
+use crate::kernels::PositionBias;
+use crate::layer::{BranchNorms, CrossAttention, LayerWeights, SelfAttention};
 use crate::linear::Linear;
 use crate::norm::NormLayer;
-use crate::stack::{EmbeddingWeights, StackWeights};
+use crate::stack::{EmbeddingWeights, PositionRows, StackWeights};
 
 const STAGE: &str = "loading weights";
 
@@ -25,11 +29,19 @@ pub(crate) struct Loader<'a> {
     pub(crate) weights: &'a CanonicalWeights<'a>,
     pub(crate) device: &'a Device,
     pub(crate) services: &'a Services,
+    /// The hidden size.
     dim: usize,
     done: AtomicU64,
     total: u64,
     /// Tables that may be tied, by the name they were first read under.
     tables: Mutex<HashMap<String, Tensor>>,
+}
+
+/// What the layers of a stack share.
+struct Shared<'a> {
+    rotary_idx: Option<usize>,
+    /// Embedded distances, normed.
+    distances: Option<&'a Tensor>,
 }
 
 type Loaded<T> = Result<T, EngineError>;
@@ -75,33 +87,54 @@ impl<'a> Loader<'a> {
             })
             .collect();
         let embedding = self.embedding(stack)?;
+        let distances = self.distances(stack)?;
         let layers: Loaded<Vec<LayerWeights>> = stack
             .layers
             .par_iter()
             .zip(rotary_of)
             .enumerate()
             .map(|(idx, (layer, rotary_idx))| {
-                self.layer(&format!("{}.layers.{idx}", stack.name), layer, rotary_idx)
+                let shared = Shared { rotary_idx, distances: distances.as_ref() };
+                self.layer(&format!("{}.layers.{idx}", stack.name), layer, &shared)
             })
             .collect();
         let final_norm = self.norm(&format!("{}.final_norm", stack.name), stack.final_norm)?;
-        Ok(StackWeights { embedding, layers: layers?, final_norm, rotaries })
+        let output_projection = stack
+            .output_projection
+            .map(|_| self.fused(stack.name, &["output_projection"]))
+            .transpose()?;
+        Ok(StackWeights { embedding, layers: layers?, final_norm, output_projection, rotaries })
     }
 
     fn embedding(&self, stack: &Stack) -> Loaded<EmbeddingWeights> {
         let embedding = &stack.embedding;
         let path = |part: &str| format!("{}.embedding.{part}", stack.name);
         let positions = match embedding.positions {
-            EmbeddedPositions::Learned { offset, .. } => {
-                Some((self.table(&format!("{}.weight", path("positions")))?, offset))
+            EmbeddedPositions::None => PositionRows::None,
+            EmbeddedPositions::Learned { offset, skipped, .. } => {
+                let table = self.table(&format!("{}.weight", path("positions")))?;
+                PositionRows::Table { table, offset, skipped }
             }
-            _ => None,
+            EmbeddedPositions::Sinusoidal { .. } => {
+                let name = format!("{}.weight", path("positions"));
+                if self.has(&name) {
+                    let table = self.table(&name)?;
+                    PositionRows::Table { table, offset: 0, skipped: None }
+                } else {
+                    PositionRows::Sinusoidal
+                }
+            }
         };
         let token_types = (embedding.n_token_types > 0)
             .then(|| self.table(&format!("{}.weight", path("token_types"))))
             .transpose()?;
+        let projection = embedding
+            .projection
+            .then(|| self.fused(&format!("{}.embedding", stack.name), &["projection"]))
+            .transpose()?;
         Ok(EmbeddingWeights {
             tokens: self.table(&format!("{}.weight", path("tokens")))?,
+            projection,
             scale: embedding.scale,
             positions,
             token_types,
@@ -109,32 +142,121 @@ impl<'a> Loader<'a> {
         })
     }
 
-    fn layer(&self, path: &str, layer: &Layer, rotary_idx: Option<usize>) -> Loaded<LayerWeights> {
+    /// The stack's table of distances, normed: `[n_rows, dim]`.
+    fn distances(&self, stack: &Stack) -> Loaded<Option<Tensor>> {
+        let Some(table) = &stack.relative_table else { return Ok(None) };
+        let name = format!("{}.relative", stack.name);
+        let rows = self.table(&format!("{name}.weight"))?;
+        match self.norm(&format!("{name}.norm"), table.norm)? {
+            Some(norm) => norm.forward(&rows).map(Some).map_err(error::compute),
+            None => Ok(Some(rows)),
+        }
+    }
+
+    fn layer(&self, path: &str, layer: &Layer, shared: &Shared<'_>) -> Loaded<LayerWeights> {
         let branch = format!("{path}.self_attention");
-        let self_attention = SelfAttention {
-            qkv: self.fused(&branch, &["q", "k", "v"])?,
-            out: self.fused(&branch, &["o"])?,
-            spec: layer.self_attention.clone(),
-            rotary_idx,
-        };
         let cross_attention = layer
             .cross_attention
             .as_ref()
             .map(|spec| self.cross_attention(path, spec, layer.cross_attention_norms))
             .transpose()?;
         let feed_forward = format!("{path}.feed_forward");
-        let has_gate = self.has(&format!("{feed_forward}.gate.weight"));
-        let up: &[&str] = if has_gate { &["gate", "up"] } else { &["up"] };
         Ok(LayerWeights {
-            self_attention,
+            self_attention: self.self_attention(&branch, &layer.self_attention, shared)?,
             self_attention_norms: self.norms(&branch, layer.self_attention_norms)?,
             cross_attention,
-            feed_forward: FeedForwardLayer {
-                spec: layer.feed_forward,
-                up: self.fused(&feed_forward, up)?,
-                down: self.fused(&feed_forward, &["down"])?,
-            },
+            feed_forward: self.feed_forward(&feed_forward, layer.feed_forward)?,
             feed_forward_norms: self.norms(&feed_forward, layer.feed_forward_norms)?,
+            residual: layer.residual,
+        })
+    }
+
+    fn self_attention(
+        &self,
+        branch: &str,
+        spec: &Attention,
+        shared: &Shared<'_>,
+    ) -> Loaded<SelfAttention> {
+        let qk_norms = match spec.qk_norm {
+            None => None,
+            norm => self
+                .norm(&format!("{branch}.q_norm"), norm)?
+                .zip(self.norm(&format!("{branch}.k_norm"), norm)?),
+        };
+        let rotary = match (&spec.positions, shared.rotary_idx) {
+            (AttentionPositions::Rotary(rotary), Some(idx)) => Some((idx, rotary.pairs)),
+            _ => None,
+        };
+        Ok(SelfAttention {
+            qkv: self.fused(branch, &["q", "k", "v"])?,
+            out: self.fused(branch, &["o"])?,
+            scoring: self.scoring(branch, spec, shared.distances)?,
+            qk_norms,
+            rotary,
+        })
+    }
+
+    /// What positions do to the scores of an attention.
+    fn scoring(&self, branch: &str, spec: &Attention, table: Option<&Tensor>) -> Loaded<Scoring> {
+        let n_heads = spec.n_heads;
+        let bias = match &spec.positions {
+            AttentionPositions::Alibi(alibi) => PositionBias::alibi(*alibi, n_heads),
+            AttentionPositions::RelativeBuckets(buckets) => {
+                let values = self.values(&[format!("{branch}.relative_bias.weight")])?;
+                PositionBias::buckets(buckets, &values, n_heads as usize)
+            }
+            _ => PositionBias::None,
+        };
+        let distances = match (&spec.positions, table) {
+            (AttentionPositions::Disentangled(kind), Some(table)) => {
+                let of = |wanted: bool, own: &str, part: &str| {
+                    let part = if kind.shared_projections { part } else { own };
+                    wanted.then(|| self.by_head(branch, part, table, n_heads as usize)).transpose()
+                };
+                Some(Distances {
+                    spec: *kind,
+                    keys: of(kind.content_to_position, "relative_k", "k")?,
+                    queries: of(kind.position_to_content, "relative_q", "q")?,
+                })
+            }
+            _ => None,
+        };
+        Ok(Scoring { spec: spec.clone(), bias, distances })
+    }
+
+    /// Rows of `table` `[n_rows, dim]` through a projection: `[n_heads, head_dim, n_rows]`.
+    fn by_head(&self, branch: &str, part: &str, table: &Tensor, n_heads: usize) -> Loaded<Tensor> {
+        let projected = self.fused(branch, &[part])?.forward(table);
+        let by_head = projected.and_then(|rows| {
+            let (n_rows, width) = rows.dims2()?;
+            let heads = rows.reshape((n_rows, n_heads, width / n_heads))?;
+            heads.permute((1, 2, 0))?.contiguous()
+        });
+        by_head.map_err(error::compute)
+    }
+
+    fn feed_forward(&self, path: &str, spec: FeedForward) -> Loaded<FeedForwardLayer> {
+        let network = |path: &str, gated: bool| -> Loaded<Network> {
+            let up: &[&str] = if gated { &["gate", "up"] } else { &["up"] };
+            Ok(Network {
+                activation: spec.activation,
+                gated,
+                up: self.fused(path, up)?,
+                down: self.fused(path, &["down"])?,
+            })
+        };
+        Ok(match spec.form {
+            FeedForwardForm::Plain => FeedForwardLayer::Dense(network(path, false)?),
+            FeedForwardForm::Gated => FeedForwardLayer::Dense(network(path, true)?),
+            FeedForwardForm::Experts { n_experts, n_active } => {
+                let networks =
+                    (0..n_experts).map(|idx| network(&format!("{path}.experts.{idx}"), true));
+                FeedForwardLayer::Experts(Experts {
+                    router: self.fused(path, &["router"])?,
+                    networks: networks.collect::<Loaded<_>>()?,
+                    n_active: n_active as usize,
+                })
+            }
         })
     }
 
@@ -146,7 +268,7 @@ impl<'a> Loader<'a> {
     ) -> Loaded<(CrossAttention, BranchNorms)> {
         let branch = format!("{path}.cross_attention");
         let attention = CrossAttention {
-            spec: spec.clone(),
+            scoring: self.scoring(&branch, spec, None)?,
             q: self.fused(&branch, &["q"])?,
             kv: self.fused(&branch, &["k", "v"])?,
             out: self.fused(&branch, &["o"])?,
@@ -164,18 +286,19 @@ impl<'a> Loader<'a> {
 
     fn norm(&self, path: &str, norm: Option<Norm>) -> Loaded<Option<NormLayer>> {
         let Some(norm) = norm else { return Ok(None) };
-        let mut weight = self.values(&[format!("{path}.weight")])?;
-        weight.iter_mut().for_each(|w| *w += norm.weight_offset);
-        let bias = if norm.bias {
-            self.values(&[format!("{path}.bias")])?
-        } else {
-            vec![0.0; weight.len()]
+        let mut bias = if norm.bias { self.values(&[format!("{path}.bias")])? } else { Vec::new() };
+        let mut weight = match norm.weight {
+            true => self.values(&[format!("{path}.weight")])?,
+            false => vec![1.0; self.dim],
         };
+        weight.iter_mut().for_each(|w| *w += norm.weight_offset);
+        bias.resize(weight.len(), 0.0);
+        let n = weight.len();
         Ok(Some(NormLayer {
             kind: norm.kind,
             eps: norm.eps as f32,
-            weight: self.tensor(weight, &[self.dim])?,
-            bias: self.tensor(bias, &[self.dim])?,
+            weight: self.tensor(weight, &[n])?,
+            bias: self.tensor(bias, &[n])?,
         }))
     }
 

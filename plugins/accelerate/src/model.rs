@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use drivetrain_engine::{
-    Batch, EngineError, Outputs, SeqId, TokenModel, TokenModelInfo, Wanted, pool,
+    Batch, EngineError, ModelKind, Outputs, SeqId, TokenModel, TokenModelInfo, Wanted, pool,
 };
 use drivetrain_transformer::Activation;
 use rayon::ThreadPool;
@@ -12,14 +12,15 @@ use crate::cache::{Cache, CrossKeyValues};
 use crate::error;
 use crate::layer::own_block;
 use crate::linear::Linear;
-use crate::plan::{Call, Planned, plan};
+use crate::plan::{Call, Planned, Tables, plan};
 use crate::rows::{self, with_values};
 use crate::stack::StackWeights;
 
 /// A model of any kind.
 pub(crate) struct CandleModel {
     pub(crate) info: TokenModelInfo,
-    pub(crate) n_token_types: u32,
+    pub(crate) encoder_tables: Tables,
+    pub(crate) decoder_tables: Tables,
     pub(crate) weights: ModelWeights,
     pub(crate) cache: Cache,
     /// The threads that this model computes on.
@@ -62,7 +63,7 @@ impl TokenModel for CandleModel {
         let (Some(encoder), Some(decoder)) = (&self.weights.encoder, &self.weights.decoder) else {
             return Err(EngineError::unsupported("this model has no encoder beside its decoder"));
         };
-        let planned = plan(batch, Call::Encode, &self.info, self.n_token_types, &self.cache)?;
+        let planned = plan(batch, Call::Encode, &self.info, self.encoder_tables, &self.cache)?;
         if planned.is_empty() {
             return Ok(());
         }
@@ -85,7 +86,11 @@ impl TokenModel for CandleModel {
     }
 
     fn forward(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<(), EngineError> {
-        let planned = plan(batch, Call::Forward, &self.info, self.n_token_types, &self.cache)?;
+        let tables = match self.info.kind {
+            ModelKind::Encoder => self.encoder_tables,
+            ModelKind::Decoder | ModelKind::EncoderDecoder => self.decoder_tables,
+        };
+        let planned = plan(batch, Call::Forward, &self.info, tables, &self.cache)?;
         if planned.is_empty() {
             return Ok(());
         }
@@ -224,7 +229,7 @@ fn cross_keys_values(
     for layer in &decoder.layers {
         let Some((attention, _)) = &layer.cross_attention else { continue };
         let (keys, values) = attention.keys_values(encoded)?;
-        let n_kv_heads = attention.spec.n_kv_heads as usize;
+        let n_kv_heads = attention.scoring.spec.n_kv_heads as usize;
         for (segment, (_, cross)) in planned.iter().zip(&mut born) {
             let block: KeyValues =
                 own_block(&keys, &values, segment.first_row, segment.n, n_kv_heads)?;

@@ -34,6 +34,16 @@ impl NormLayer {
     }
 }
 
+impl NormLayer {
+    /// The same for each head of `x` `[rows, n_heads * head_dim]`.
+    pub(crate) fn forward_heads(&self, x: &Tensor) -> Result<Tensor> {
+        let (rows, width) = x.dims2()?;
+        let head_dim = self.weight.dim(0)?;
+        let heads = x.contiguous()?.reshape((rows * width / head_dim, head_dim))?;
+        self.forward(&heads)?.reshape((rows, width))
+    }
+}
+
 struct LayerNorm {
     eps: f32,
 }

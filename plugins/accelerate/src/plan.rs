@@ -23,6 +23,13 @@ pub(crate) struct Planned {
     pub(crate) newborn: bool,
 }
 
+/// Rows of a stack's tables.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tables {
+    pub(crate) n_tokens: u32,
+    pub(crate) n_token_types: u32,
+}
+
 /// Which call a batch is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
@@ -38,7 +45,7 @@ pub(crate) fn plan(
     batch: &Batch<'_>,
     call: Call,
     info: &TokenModelInfo,
-    n_token_types: u32,
+    tables: Tables,
     cache: &Cache,
 ) -> Result<Vec<Planned>, EngineError> {
     let mut seen = HashSet::new();
@@ -48,7 +55,7 @@ pub(crate) fn plan(
         if !seen.insert(segment.sequence) {
             return Err(bad(&segment, "appears twice in a batch"));
         }
-        check_tokens(&segment, info, n_token_types)?;
+        check_tokens(&segment, tables)?;
         check_wanted(&segment, call, info)?;
         let newborn = check_place(&segment, call, info, cache)?;
         let n = segment.tokens.len();
@@ -75,16 +82,13 @@ fn bad(segment: &SegmentView<'_>, what: impl std::fmt::Display) -> EngineError {
     EngineError::bad_input(format!("sequence {} {what}", segment.sequence.0))
 }
 
-fn check_tokens(
-    segment: &SegmentView<'_>,
-    info: &TokenModelInfo,
-    n_token_types: u32,
-) -> Result<(), EngineError> {
-    if let Some(token) = segment.tokens.iter().find(|token| **token >= info.vocab) {
-        let what = format!("has token {token}; the model's vocabulary ends at {}", info.vocab - 1);
+fn check_tokens(segment: &SegmentView<'_>, tables: Tables) -> Result<(), EngineError> {
+    if let Some(token) = segment.tokens.iter().find(|token| **token >= tables.n_tokens) {
+        let last = tables.n_tokens.saturating_sub(1);
+        let what = format!("has token {token}; the model's vocabulary ends at {last}");
         return Err(bad(segment, what));
     }
-    let n_types = n_token_types.max(1);
+    let n_types = tables.n_token_types.max(1);
     if let Some(token_type) = segment.token_types.iter().find(|t| **t >= n_types) {
         let what = format!("has token type {token_type}; this model knows {n_types}");
         return Err(bad(segment, what));

@@ -2,11 +2,12 @@
 
 use candle_core::{Device, Result, Tensor};
 use drivetrain_engine::Batch;
-use drivetrain_transformer::Rotary;
+use drivetrain_transformer::{Rotary, sinusoidal};
 
 use crate::attention::Queries;
 use crate::cache::Cache;
 use crate::layer::{Angles, LayerWeights, Pass, own_block};
+use crate::linear::Linear;
 use crate::norm::NormLayer;
 use crate::plan::Planned;
 use crate::rows;
@@ -16,13 +17,31 @@ use crate::rows;
 pub(crate) struct EmbeddingWeights {
     /// `[vocab, dim]`.
     pub(crate) tokens: Tensor,
-    /// Factor on the rows of `tokens`.
+    /// A matrix that follows the table.
+    pub(crate) projection: Option<Linear>,
+    /// Factor on what comes of a token.
     pub(crate) scale: f64,
-    /// `[n_rows, dim]`, and the row of position 0.
-    pub(crate) positions: Option<(Tensor, u32)>,
+    pub(crate) positions: PositionRows,
     /// `[n_token_types, dim]`.
     pub(crate) token_types: Option<Tensor>,
     pub(crate) norm: Option<NormLayer>,
+}
+
+/// Positions that are added to tokens.
+#[derive(Clone, Debug)]
+pub(crate) enum PositionRows {
+    None,
+    /// Rows of a table.
+    Table {
+        /// `[n_rows, dim]`.
+        table: Tensor,
+        /// The row of position 0.
+        offset: u32,
+        /// A token without a position, which has the row of its own number.
+        skipped: Option<u32>,
+    },
+    /// Computed.
+    Sinusoidal,
 }
 
 /// A stack with its weights.
@@ -31,6 +50,8 @@ pub(crate) struct StackWeights {
     pub(crate) embedding: EmbeddingWeights,
     pub(crate) layers: Vec<LayerWeights>,
     pub(crate) final_norm: Option<NormLayer>,
+    /// A matrix that follows the final norm.
+    pub(crate) output_projection: Option<Linear>,
     /// The distinct rotations of its layers.
     pub(crate) rotaries: Vec<Rotary>,
 }
@@ -53,9 +74,10 @@ impl StackWeights {
         Ok(x)
     }
 
-    /// The final norm, where there is one.
+    /// The final norm and projection, where there are.
     pub(crate) fn finish(&self, x: &Tensor) -> Result<Tensor> {
-        self.final_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
+        let x = self.final_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))?;
+        self.output_projection.as_ref().map_or_else(|| Ok(x.clone()), |linear| linear.forward(&x))
     }
 
     fn embed(&self, batch: &Batch<'_>, planned: &[Planned], device: &Device) -> Result<Tensor> {
@@ -63,6 +85,9 @@ impl StackWeights {
         let tokens: Vec<u32> = batch.segments().flat_map(|s| s.tokens).copied().collect();
         let n_rows = tokens.len();
         let mut x = embedding.tokens.index_select(&Tensor::from_vec(tokens, n_rows, device)?, 0)?;
+        if let Some(projection) = &embedding.projection {
+            x = projection.forward(&x)?;
+        }
         if embedding.scale != 1.0 {
             x = (x * embedding.scale)?;
         }
@@ -77,11 +102,7 @@ impl StackWeights {
             let types = table.index_select(&Tensor::from_vec(types, n_rows, device)?, 0)?;
             x = rows::add(&types, x)?;
         }
-        if let Some((table, offset)) = &embedding.positions {
-            let of_segment =
-                |s: &Planned| (s.position..s.position + s.n).map(|p| p as u32 + *offset);
-            let positions: Vec<u32> = planned.iter().flat_map(of_segment).collect();
-            let positions = table.index_select(&Tensor::from_vec(positions, n_rows, device)?, 0)?;
+        if let Some(positions) = embedding.positions.rows(batch, planned, x.dim(1)?, device)? {
             x = rows::add(&positions, x)?;
         }
         embedding.norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(&x))
@@ -111,6 +132,50 @@ impl StackWeights {
     }
 }
 
+impl PositionRows {
+    /// What is added to each row of the batch: `[n_rows, dim]`.
+    fn rows(
+        &self,
+        batch: &Batch<'_>,
+        planned: &[Planned],
+        dim: usize,
+        device: &Device,
+    ) -> Result<Option<Tensor>> {
+        let positions = planned.iter().flat_map(|s| s.position as u32..(s.position + s.n) as u32);
+        match self {
+            Self::None => Ok(None),
+            Self::Table { table, offset, skipped: None } => {
+                let rows: Vec<u32> = positions.map(|p| p + offset).collect();
+                let n_rows = rows.len();
+                table.index_select(&Tensor::from_vec(rows, n_rows, device)?, 0).map(Some)
+            }
+            Self::Table { table, offset, skipped: Some(skipped) } => {
+                let mut rows = Vec::with_capacity(batch.tokens().len());
+                for segment in batch.segments() {
+                    let mut next = segment.position + offset;
+                    rows.extend(segment.tokens.iter().map(|token| {
+                        if token == skipped {
+                            return *skipped;
+                        }
+                        next += 1;
+                        next - 1
+                    }));
+                }
+                let n_rows = rows.len();
+                table.index_select(&Tensor::from_vec(rows, n_rows, device)?, 0).map(Some)
+            }
+            Self::Sinusoidal => {
+                let positions: Vec<u32> = positions.collect();
+                let mut values = vec![0.0; positions.len() * dim];
+                for (position, row) in positions.iter().zip(values.chunks_exact_mut(dim)) {
+                    sinusoidal(*position, row);
+                }
+                Tensor::from_vec(values, (positions.len(), dim), device).map(Some)
+            }
+        }
+    }
+}
+
 /// A batch on its way through a stack.
 struct BatchPass<'a> {
     stack: &'a StackWeights,
@@ -128,7 +193,7 @@ impl Pass for BatchPass<'_> {
         values: &Tensor,
     ) -> Result<Vec<Queries>> {
         let layer = self.stack.layers.get(layer_idx);
-        let n_kv_heads = layer.map_or(1, |l| l.self_attention.spec.n_kv_heads as usize);
+        let n_kv_heads = layer.map_or(1, |l| l.self_attention.scoring.spec.n_kv_heads as usize);
         let of_segment = |segment: &Planned| -> Result<Queries> {
             let blocks = match self.cache {
                 Some(cache) => {

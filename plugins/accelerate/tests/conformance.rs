@@ -41,6 +41,31 @@ fn encoder_decoder() {
 }
 
 #[test]
+fn experts() {
+    conforms("tests/fixtures/mixtral");
+}
+
+#[test]
+fn windows_and_norms_of_heads() {
+    conforms("tests/fixtures/gemma3");
+}
+
+#[test]
+fn slopes() {
+    conforms("tests/fixtures/bloom");
+}
+
+#[test]
+fn relative_buckets() {
+    conforms("tests/fixtures/t5");
+}
+
+#[test]
+fn distances() {
+    conforms("tests/fixtures/deberta_v2");
+}
+
+#[test]
 fn encoder() {
     conforms("tests/fixtures/bert");
 }

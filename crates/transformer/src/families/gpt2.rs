@@ -1,25 +1,31 @@
-//! GPT-2 (Radford et al. 2019); transformers 5.23, `models/gpt2`.
+//! GPT-2 (Radford et al. 2019); transformers 5.24, `models/gpt2`.
 
+use super::common;
 use super::reader::Reader;
 use super::{Family, Form, FusedPart, ModuleNames, Place, names};
 use crate::activation::Activation;
-use crate::architecture::{
-    Architecture, ConfigKeys, DefaultDecoderInput, HeadBias, Kind, Layer, LmHead, Residual, Stack,
-    StackKeys,
-};
-use crate::attention::{Attention, AttentionBias, AttentionPositions};
+use crate::architecture::{Architecture, ConfigKeys, Layer, LmHead, Stack, StackKeys};
+use crate::attention::{Attention, AttentionBias};
 use crate::embedding::{EmbeddedPositions, Embedding};
 use crate::error::TransformerError;
-use crate::feed_forward::{FeedForward, FeedForwardForm};
 use crate::norm::{Norm, Norms};
 
 pub(super) static FAMILY: Family = Family {
     model_type: "gpt2",
+    aliases: &ALIASES,
     describe,
     prefixes: &["transformer.", ""],
     probes: &["h.0.attn.c_attn.weight", "wpe.weight"],
     modules: &[&PLAIN, &SPECIAL],
 };
+
+/// Other names of the sizes in the configs of GPT-2 and GPT-J.
+pub(super) static ALIASES: [(&str, &str); 4] = [
+    ("hidden_size", "n_embd"),
+    ("max_position_embeddings", "n_positions"),
+    ("num_attention_heads", "n_head"),
+    ("num_hidden_layers", "n_layer"),
+];
 
 static PLAIN: [ModuleNames; 4] = names! {
     "decoder.embedding.positions" => "wpe",
@@ -31,6 +37,12 @@ static PLAIN: [ModuleNames; 4] = names! {
 const TOKENS: Place = Place::new("wte");
 const LM_HEAD: Place = Place::top("lm_head");
 const FUSED: Place = Place::new("h.{i}.attn.c_attn");
+
+/// The token table and the head of GPT-2, GPT-Neo and GPT-J.
+pub(super) static EMBEDDINGS: [ModuleNames; 2] = [
+    ModuleNames { canonical: "decoder.embedding.tokens", found: &[TOKENS, LM_HEAD.tied()] },
+    ModuleNames { canonical: "head", found: &[LM_HEAD, TOKENS.tied()] },
+];
 
 static SPECIAL: [ModuleNames; 8] = [
     ModuleNames { canonical: "decoder.embedding.tokens", found: &[TOKENS, LM_HEAD.tied()] },
@@ -61,80 +73,40 @@ static SPECIAL: [ModuleNames; 8] = [
     },
 ];
 
+/// The names of the sizes of GPT-2 and GPT-J.
+pub(super) const KEYS: ConfigKeys =
+    ConfigKeys { vocab: "vocab_size", dim: "n_embd", positions: "n_positions" };
+pub(super) const STACK_KEYS: StackKeys =
+    StackKeys { layers: "n_layer", heads: "n_head", kv_heads: "n_head", feed_forward: "n_inner" };
+
 fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     config.refuse_set("add_cross_attention")?;
-    let vocab = config.rows("vocab_size", 50_257)?;
     let dim = config.size("n_embd", 768)?;
-    let n_heads = config.size("n_head", 12)?;
-    let head_dim = config.head_dim(("n_embd", dim), ("n_head", n_heads))?;
+    let heads = common::whole_heads(config, ("n_embd", dim), ("n_head", 12))?;
     let max_positions = config.rows("n_positions", 1024)?;
     let norm = Norm::layer(config.eps("layer_norm_epsilon", 1e-5)?);
-    let scaled = config.flag("scale_attn_weights", true)?;
-    let by_layer = config.flag("scale_attn_by_inverse_layer_idx", false)?;
-    let feed_forward = FeedForward {
-        width: config.opt_size("n_inner")?.unwrap_or(4 * dim),
-        activation: config.activation("activation_function", Activation::GeluTanh)?,
-        form: FeedForwardForm::Plain,
-        bias: true,
-    };
-    let layer = |idx: u32| {
-        let scale = if scaled { f64::from(head_dim).powf(-0.5) } else { 1.0 };
-        Layer {
-            self_attention: Attention {
-                n_heads,
-                n_kv_heads: n_heads,
-                head_dim,
-                scale: if by_layer { scale / f64::from(idx + 1) } else { scale },
-                causal: true,
-                window: None,
-                soft_cap: None,
-                positions: AttentionPositions::None,
-                bias: AttentionBias::all(true),
-                qk_norm: None,
-            },
-            self_attention_norms: Norms::pre(norm),
-            cross_attention: None,
-            cross_attention_norms: Norms::default(),
-            feed_forward,
-            feed_forward_norms: Norms::pre(norm),
-            residual: Residual::Sequential,
+    let mut attention = Attention::new(heads, true);
+    attention.bias = AttentionBias::all(true);
+    if !config.flag("scale_attn_weights", true)? {
+        attention.scale = 1.0;
+    }
+    let width = config.opt_size("n_inner")?.unwrap_or(4 * dim);
+    let activation = config.activation("activation_function", Activation::GeluTanh)?;
+    let feed_forward = common::plain(width, activation, true);
+    let layer = Layer::new(attention, feed_forward, Norms::pre(norm));
+    let mut layers = vec![layer; config.layers("n_layer", 12)? as usize];
+    if config.flag("scale_attn_by_inverse_layer_idx", false)? {
+        for (idx, layer) in layers.iter_mut().enumerate() {
+            layer.self_attention.scale /= (idx + 1) as f64;
         }
+    }
+    let embedding = Embedding {
+        positions: EmbeddedPositions::Learned { n_rows: max_positions, offset: 0, skipped: None },
+        ..Embedding::tokens(config.rows("vocab_size", 50_257)?, dim)
     };
-    Ok(Architecture {
-        family: FAMILY.model_type,
-        kind: Kind::Decoder,
-        vocab,
-        dim,
-        encoder: None,
-        decoder: Some(Stack {
-            name: "decoder",
-            embedding: Embedding {
-                width: dim,
-                scale: 1.0,
-                positions: EmbeddedPositions::Learned { n_rows: max_positions, offset: 0 },
-                n_token_types: 0,
-                norm: None,
-                projection: false,
-            },
-            layers: (0..config.layers("n_layer", 12)?).map(layer).collect(),
-            final_norm: Some(norm),
-            max_positions,
-            keys: StackKeys {
-                layers: "n_layer",
-                heads: "n_head",
-                kv_heads: "n_head",
-                feed_forward: "n_inner",
-            },
-        }),
-        head: Some(LmHead {
-            tied: config.flag("tie_word_embeddings", true)?,
-            required: config.has_lm_class(),
-            bias: HeadBias::None,
-            scale: None,
-            soft_cap: None,
-        }),
-        pooler: None,
-        default_decoder_input: DefaultDecoderInput::None,
-        keys: ConfigKeys { vocab: "vocab_size", dim: "n_embd", positions: "n_positions" },
-    })
+    let mut stack = Stack::new("decoder", embedding, layers, max_positions, STACK_KEYS);
+    stack.final_norm = Some(norm);
+    let tied = config.flag("tie_word_embeddings", true)?;
+    let head = LmHead::new(tied, config.has_lm_class());
+    Ok(common::decoder_model(config.family, dim, stack, head, KEYS))
 }

@@ -3,6 +3,7 @@
 use drivetrain_artifacts::{JsonFile, ModelConfig};
 
 use crate::activation::Activation;
+use crate::architecture::Architecture;
 use crate::error::TransformerError;
 
 /// Most layers of a stack. Descriptions hold each layer, so this is checked ahead of the weights.
@@ -16,7 +17,7 @@ const MAX_ROWS: u32 = 1 << 30;
 pub(super) struct Reader<'a> {
     pub(super) config: &'a ModelConfig,
     pub(super) json: &'a JsonFile,
-    family: &'static str,
+    pub(super) family: &'static str,
 }
 
 impl<'a> Reader<'a> {
@@ -77,6 +78,80 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Whether `key` is there and `null`, which some classes tell from an absent one.
+    pub(super) fn is_null(&self, key: &str) -> bool {
+        self.json.value().get(key).is_some_and(serde_json::Value::is_null)
+    }
+
+    /// A cap of scores or logits; `null` is none.
+    pub(super) fn cap(
+        &self,
+        key: &str,
+        default: Option<f32>,
+    ) -> Result<Option<f32>, TransformerError> {
+        match self.json.opt_f64(key)? {
+            None if self.is_null(key) => Ok(None),
+            None => Ok(default),
+            Some(cap) if cap > 0.0 => Ok(Some(cap as f32)),
+            Some(_) => Err(self.json.invalid(key, "a number above 0").into()),
+        }
+    }
+
+    /// `sliding_window`; `null` is none.
+    pub(super) fn window(&self, default: Option<u32>) -> Result<Option<u32>, TransformerError> {
+        const KEY: &str = "sliding_window";
+        if !self.json.contains(KEY) {
+            return Ok(default.filter(|_| !self.is_null(KEY)));
+        }
+        self.rows(KEY, 1).map(Some)
+    }
+
+    /// Gives the decoder's layers their windows, as [`Self::windows`] says.
+    pub(super) fn slide(
+        &self,
+        architecture: &mut Architecture,
+        window: Option<u32>,
+        slides: impl Fn(u32) -> bool,
+    ) -> Result<(), TransformerError> {
+        let n_layers = architecture.layers_mut().count() as u32;
+        let windows = self.windows(n_layers, window, slides)?;
+        for (layer, window) in architecture.layers_mut().zip(windows) {
+            layer.self_attention.window = window;
+        }
+        Ok(())
+    }
+
+    /// The window of each of `n_layers` layers: `window`, or none for a layer that sees everything.
+    /// `layer_types` says which, else `slides` does.
+    fn windows(
+        &self,
+        n_layers: u32,
+        window: Option<u32>,
+        slides: impl Fn(u32) -> bool,
+    ) -> Result<Vec<Option<u32>>, TransformerError> {
+        const KEY: &str = "layer_types";
+        let Some(types) = self.json.opt_strings(KEY)? else {
+            return Ok((0..n_layers).map(|idx| window.filter(|_| slides(idx))).collect());
+        };
+        if types.len() != n_layers as usize {
+            let wanted = format!("a list of {n_layers}, one for each layer");
+            return Err(self.json.invalid(KEY, wanted).into());
+        }
+        types
+            .iter()
+            .map(|kind| match (kind.as_str(), window) {
+                ("full_attention", _) => Ok(None),
+                ("sliding_attention", Some(window)) => Ok(Some(window)),
+                ("sliding_attention", None) => {
+                    let wanted =
+                        "the window of the layers that layer_types calls sliding_attention";
+                    Err(self.json.invalid("sliding_window", wanted).into())
+                }
+                _ => Err(self.unsupported(KEY, "\"full_attention\" and \"sliding_attention\"")),
+            })
+            .collect()
+    }
+
     /// The size of a head, where the hidden size is `n_heads` of them.
     pub(super) fn head_dim(
         &self,
@@ -117,9 +192,9 @@ impl<'a> Reader<'a> {
 
     /// Whether the class that saved the checkpoint has a language-model head.
     pub(super) fn has_lm_class(&self) -> bool {
-        self.config
-            .architectures
-            .iter()
-            .any(|class| class.ends_with("ForConditionalGeneration") || class.contains("LM"))
+        self.config.architectures.iter().any(|class| {
+            ["ForCausalLM", "LMHead"].iter().any(|part| class.contains(part))
+                || ["ForConditionalGeneration", "MTModel"].iter().any(|end| class.ends_with(end))
+        })
     }
 }

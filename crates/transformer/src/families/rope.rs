@@ -18,41 +18,106 @@ pub(super) struct Rope {
     pub(super) max_positions: u32,
 }
 
-const TYPES: &str = "default, linear, dynamic, llama3, yarn, longrope";
+/// What a family's configs say when they say nothing.
+pub(super) struct Defaults {
+    pub(super) head_dim: u32,
+    pub(super) theta: f64,
+    /// The old spelling of the base, at the top level.
+    pub(super) theta_key: &'static str,
+    /// The share of a head that is rotated; `None` in families that rotate whole heads only.
+    pub(super) partial: Option<f64>,
+    /// The old spelling of the share, at the top level.
+    pub(super) partial_key: &'static str,
+    pub(super) max_positions: u32,
+}
 
-/// Reads the rotation of all `head_dim` values of a head.
-pub(super) fn read(config: &Reader<'_>, head_dim: u32) -> Result<Rope, TransformerError> {
-    let is_object = |key: &str| -> Result<bool, TransformerError> {
-        match config.json.get(key)? {
-            None => Ok(false),
-            Some(Value::Object(map)) => Ok(!map.is_empty()),
-            Some(_) => Err(config.json.invalid(key, "an object").into()),
+impl Defaults {
+    /// Whole heads are rotated, with a base of 10,000.
+    pub(super) fn new(head_dim: u32, max_positions: u32) -> Self {
+        Self {
+            head_dim,
+            theta: 10_000.0,
+            theta_key: "rope_theta",
+            partial: None,
+            partial_key: "partial_rotary_factor",
+            max_positions,
         }
-    };
-    let section = if is_object("rope_scaling")? { "rope_scaling" } else { "rope_parameters" };
-    let within = is_object(section)?;
-    let keys = Keys { config, section };
-    if within && (keys.has("full_attention") || keys.has("sliding_attention")) {
+    }
+}
+
+const TYPES: &str = "default, linear, dynamic, llama3, yarn, longrope";
+const NEW: &str = "rope_parameters";
+const OLD: &str = "rope_scaling";
+
+/// Reads the rotation that all layers share.
+pub(super) fn read(config: &Reader<'_>, defaults: &Defaults) -> Result<Rope, TransformerError> {
+    let section = if is_object(config, OLD)? { OLD } else { NEW };
+    if is_object(config, section)? && has_layer_types(config, section) {
         return Err(config.unsupported(section, "one set of rotary parameters for all layers"));
     }
+    read_section(config, defaults, section)
+}
+
+/// The rotation of whole heads without scaling, its base under `theta_key`, else 10,000.
+pub(super) fn plain(
+    config: &Reader<'_>,
+    head_dim: u32,
+    theta_key: &str,
+) -> Result<Rotary, TransformerError> {
+    let theta = config.json.opt_f64(theta_key)?.unwrap_or(10_000.0);
+    if theta <= 1.0 {
+        return Err(config.json.invalid(theta_key, "a number above 1").into());
+    }
     if !head_dim.is_multiple_of(2) {
-        let key = if config.json.contains("head_dim") { "head_dim" } else { "hidden_size" };
-        let wanted = format!("heads of an even size for rotary positions, not of {head_dim}");
-        return Err(config.json.invalid(key, wanted).into());
+        return Err(config.json.invalid("head_dim", "an even number").into());
     }
-    let partial = keys.number("partial_rotary_factor")?;
-    let partial = partial.or(config.json.opt_f64("partial_rotary_factor")?);
-    if partial.is_some_and(|factor| factor != 1.0) {
-        return Err(config.unsupported("partial_rotary_factor", "1"));
+    let (pairs, scaling) = (RotaryPairs::Halves, RotaryScaling::None);
+    Ok(Rotary { dim: head_dim, theta, pairs, scaling })
+}
+
+/// Whether there are parameters for each type of layer.
+pub(super) fn has_layer_types(config: &Reader<'_>, section: &str) -> bool {
+    ["full_attention", "sliding_attention"]
+        .iter()
+        .any(|layer_type| config.json.contains(&format!("{section}.{layer_type}")))
+}
+
+/// Reads the rotation of layers of one type: of `rope_parameters` where it tells types apart, else
+/// as [`read`].
+pub(super) fn read_for(
+    config: &Reader<'_>,
+    defaults: &Defaults,
+    layer_type: &str,
+) -> Result<Rope, TransformerError> {
+    if is_object(config, NEW)? && has_layer_types(config, NEW) {
+        return read_section(config, defaults, &format!("{NEW}.{layer_type}"));
     }
+    read(config, defaults)
+}
+
+fn is_object(config: &Reader<'_>, key: &str) -> Result<bool, TransformerError> {
+    match config.json.get(key)? {
+        None => Ok(false),
+        Some(Value::Object(map)) => Ok(!map.is_empty()),
+        Some(_) => Err(config.json.invalid(key, "an object").into()),
+    }
+}
+
+fn read_section(
+    config: &Reader<'_>,
+    defaults: &Defaults,
+    section: &str,
+) -> Result<Rope, TransformerError> {
+    let keys = Keys { config, section };
+    let dim = rotated_dim(&keys, defaults)?;
     let theta = match keys.number("rope_theta")? {
         Some(theta) => theta,
-        None => config.json.opt_f64("rope_theta")?.unwrap_or(10_000.0),
+        None => config.json.opt_f64(defaults.theta_key)?.unwrap_or(defaults.theta),
     };
     if theta <= 1.0 {
-        return Err(config.json.invalid("rope_theta", "a number above 1").into());
+        return Err(config.json.invalid(defaults.theta_key, "a number above 1").into());
     }
-    let max_positions = config.rows("max_position_embeddings", 2048)?;
+    let max_positions = config.rows("max_position_embeddings", defaults.max_positions)?;
     let (rope_type, type_key) = match config.json.opt_str(&keys.path("rope_type"))? {
         Some(name) => (name, keys.path("rope_type")),
         None => (config.json.opt_str(&keys.path("type"))?.unwrap_or("default"), keys.path("type")),
@@ -60,12 +125,13 @@ pub(super) fn read(config: &Reader<'_>, head_dim: u32) -> Result<Rope, Transform
     let scaling = match rope_type {
         "default" => RotaryScaling::None,
         "linear" => RotaryScaling::Linear { factor: keys.factor()? },
-        "dynamic" if head_dim > 2 => {
-            RotaryScaling::Dynamic { factor: keys.factor()?, max_positions }
-        }
+        "dynamic" if dim > 2 => RotaryScaling::Dynamic { factor: keys.factor()?, max_positions },
         "llama3" => llama3(&keys, max_positions)?,
+        // The name in early Phi-3 files, and what Phi-3 means by "yarn".
+        "su" => longrope(&keys, max_positions, dim)?,
+        "yarn" if config.family == "phi3" => longrope(&keys, max_positions, dim)?,
         "yarn" => yarn(&keys, max_positions)?,
-        "longrope" => longrope(&keys, max_positions, head_dim)?,
+        "longrope" => longrope(&keys, max_positions, dim)?,
         _ => return Err(config.unsupported(&type_key, TYPES)),
     };
     let reach = match &scaling {
@@ -78,9 +144,37 @@ pub(super) fn read(config: &Reader<'_>, head_dim: u32) -> Result<Rope, Transform
         _ => 0.0,
     };
     Ok(Rope {
-        rotary: Rotary { dim: head_dim, theta, pairs: RotaryPairs::Halves, scaling },
+        rotary: Rotary { dim, theta, pairs: RotaryPairs::Halves, scaling },
         max_positions: max_positions.max(reach.min(f64::from(1u32 << 30)) as u32),
     })
+}
+
+/// How many values of a head are rotated.
+fn rotated_dim(keys: &Keys<'_>, defaults: &Defaults) -> Result<u32, TransformerError> {
+    let (config, head_dim) = (keys.config, defaults.head_dim);
+    let within = keys.number("partial_rotary_factor")?;
+    let partial_key = defaults.partial_key;
+    let stated = match within {
+        Some(partial) => Some(partial),
+        None => config.json.opt_f64(partial_key)?,
+    };
+    if defaults.partial.is_none() && stated.is_some_and(|partial| partial != 1.0) {
+        return Err(config.unsupported(partial_key, "1"));
+    }
+    let partial = stated.or(defaults.partial).unwrap_or(1.0);
+    if partial == 1.0 && !head_dim.is_multiple_of(2) {
+        let key = if config.json.contains("head_dim") { "head_dim" } else { "hidden_size" };
+        let wanted = format!("heads of an even size for rotary positions, not of {head_dim}");
+        return Err(config.json.invalid(key, wanted).into());
+    }
+    let dim = (f64::from(head_dim) * partial) as u32;
+    if !(0.0..=1.0).contains(&partial) || dim == 0 || !dim.is_multiple_of(2) {
+        let path = keys.path("partial_rotary_factor");
+        let key = if within.is_some() { &path } else { partial_key };
+        let wanted = format!("a share of {head_dim} that is an even number, at least 2");
+        return Err(config.json.invalid(key, wanted).into());
+    }
+    Ok(dim)
 }
 
 fn llama3(keys: &Keys<'_>, max_positions: u32) -> Result<RotaryScaling, TransformerError> {
@@ -138,18 +232,18 @@ fn yarn(keys: &Keys<'_>, max_positions: u32) -> Result<RotaryScaling, Transforme
 fn longrope(
     keys: &Keys<'_>,
     max_positions: u32,
-    head_dim: u32,
+    dim: u32,
 ) -> Result<RotaryScaling, TransformerError> {
     let original_max_positions = keys.original(max_positions)?;
     let list = |key: &str| -> Result<Vec<f64>, TransformerError> {
         let path = keys.path(key);
-        let len = head_dim as usize / 2;
+        let len = dim as usize / 2;
         let values = keys.config.json.get(&path)?.and_then(Value::as_array);
         let values = values.filter(|values| values.len() == len).and_then(|values| {
             let positive = |value: &Value| value.as_f64().filter(|v| v.is_finite() && *v > 0.0);
             values.iter().map(positive).collect()
         });
-        let wanted = format!("a list of {len} numbers above 0, half the size of a head");
+        let wanted = format!("a list of {len} numbers above 0, half of what is rotated of a head");
         values.ok_or_else(|| keys.config.json.invalid(&path, wanted).into())
     };
     let factor = if keys.has("factor") {
@@ -173,7 +267,7 @@ fn longrope(
 /// The keys of the object that holds the parameters.
 struct Keys<'a> {
     config: &'a Reader<'a>,
-    section: &'static str,
+    section: &'a str,
 }
 
 impl Keys<'_> {

@@ -101,9 +101,74 @@ fn flags_reach_the_description() {
 }
 
 #[test]
+fn other_names_of_keys_are_read() {
+    let dim = |json: Value| describe_json(json).unwrap().dim;
+    assert_eq!(dim(json!({"model_type": "gpt2", "hidden_size": 36})), 36);
+    assert_eq!(dim(json!({"model_type": "gpt2", "hidden_size": 36, "n_embd": 48})), 48);
+    assert_eq!(dim(json!({"model_type": "bloom", "n_embed": 40})), 40);
+}
+
+#[test]
+fn windows_are_those_of_the_layers() {
+    let windows = |mut json: Value| -> Vec<Option<u32>> {
+        json["num_hidden_layers"] = json!(4);
+        let layers = describe_json(json).unwrap().decoder.unwrap().layers;
+        layers.iter().map(|layer| layer.self_attention.window).collect()
+    };
+    let (some, none) = (Some(4096), None);
+    assert_eq!(windows(json!({"model_type": "mistral"})), [some; 4]);
+    assert_eq!(windows(json!({"model_type": "mistral", "sliding_window": null})), [none; 4]);
+    assert_eq!(windows(json!({"model_type": "qwen2", "sliding_window": 9})), [none; 4]);
+    let qwen = json!({"model_type": "qwen2", "use_sliding_window": true, "max_window_layers": 2});
+    assert_eq!(windows(qwen), [none, none, some, some]);
+    assert_eq!(windows(json!({"model_type": "gemma2"})), [some, none, some, none]);
+    let gemma = json!({"model_type": "gemma3_text", "sliding_window_pattern": 3});
+    assert_eq!(windows(gemma), [some, some, none, some]);
+    let typed = json!({"model_type": "gemma3_text", "sliding_window": 7, "layer_types": [
+        "full_attention", "sliding_attention", "full_attention", "full_attention"]});
+    assert_eq!(windows(typed), [none, Some(7), none, none]);
+}
+
+#[test]
+fn null_is_told_from_absent_where_classes_do() {
+    let cap = |json: Value| describe_json(json).unwrap().head.unwrap().soft_cap;
+    assert_eq!(cap(json!({"model_type": "gemma2"})), Some(30.0));
+    assert_eq!(cap(json!({"model_type": "gemma2", "final_logit_softcapping": null})), None);
+}
+
+#[test]
+fn impossible_values_name_their_key() {
+    for (json, key) in [
+        (json!({"model_type": "falcon", "num_ln_in_parallel_attn": 2}), "num_ln_in_parallel_attn"),
+        (json!({"model_type": "gptj", "rotary_dim": 7}), "rotary_dim"),
+        (json!({"model_type": "gpt_neo", "attention_types": [[["global"], 5]]}), "attention_types"),
+        (json!({"model_type": "gpt_neo", "attention_types": "local"}), "attention_types"),
+        (json!({"model_type": "mixtral", "num_experts_per_tok": 9}), "num_experts_per_tok"),
+        (json!({"model_type": "mixtral", "num_local_experts": 1_000_000}), "num_local_experts"),
+        (json!({"model_type": "phi", "partial_rotary_factor": 0.001}), "partial_rotary_factor"),
+        (json!({"model_type": "llama", "partial_rotary_factor": 0.5}), "partial_rotary_factor"),
+        (json!({"model_type": "roberta", "pad_token_id": 600}), "max_position_embeddings"),
+        (json!({"model_type": "t5", "feed_forward_proj": "gated-what"}), "feed_forward_proj"),
+        (json!({"model_type": "t5", "relative_attention_max_distance": 16}), "max_distance"),
+        (json!({"model_type": "deberta-v2", "conv_kernel_size": 3}), "conv_kernel_size"),
+        (json!({"model_type": "mistral", "layer_types": ["full_attention"]}), "layer_types"),
+        (json!({"model_type": "marian", "decoder_vocab_size": 7}), "decoder_vocab_size"),
+        (json!({"model_type": "gemma2", "query_pre_attn_scalar": 0}), "query_pre_attn_scalar"),
+        (json!({"model_type": "gemma", "use_bidirectional_attention": true}), "bidirectional"),
+    ] {
+        let error = describe_json(json.clone()).unwrap_err().to_string();
+        assert!(error.starts_with("config.json: ") && error.contains(key), "{json}: {error}");
+    }
+}
+
+#[test]
 fn unknown_families_and_values_name_what_is_known() {
     let error = describe_json(json!({"model_type": "mamba"})).unwrap_err().to_string();
-    assert!(error.contains("mamba") && error.contains("bart, bert, gpt2, llama"), "{error}");
+    assert!(error.contains("mamba") && error.contains("bart, bert, bloom"), "{error}");
+    for (found, nearest) in [("qwen2_moe", "qwen2"), ("t5x", "t5"), ("deberta", "deberta-v2")] {
+        let error = describe_json(json!({"model_type": found})).unwrap_err().to_string();
+        assert!(error.contains(&format!("nearest by name is {nearest},")), "{error}");
+    }
     let error = describe_json(json!({"model_type": "bert", "hidden_act": "prelu"})).unwrap_err();
     assert!(error.to_string().starts_with("config.json: hidden_act = \"prelu\":"), "{error}");
 }

@@ -138,6 +138,49 @@ fn missing_and_misshapen_tensors_are_named() {
 }
 
 #[test]
+fn all_that_is_wrong_is_listed_at_once() {
+    let mut tensors = gpt2_tensors();
+    tensors[1].1 = vec![3, DIM];
+    tensors.remove(6);
+    tensors.push(("h.0.mlp.extra.weight".to_owned(), vec![2], 0.0));
+    with_weights(&tensors, |weights| {
+        let text = weights.unwrap_err().to_string();
+        for part in ["wpe.weight has shape", "c_proj.weight is missing", "not used: h.0.mlp.extra"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+        assert_eq!(text.matches("c_proj").count(), 1, "its bias is there: {text}");
+    });
+    let mut tensors = gpt2_tensors();
+    tensors.push(("unknown".to_owned(), vec![2], 0.0));
+    with_weights(&tensors, |weights| assert_eq!(weights.unwrap().unused(), ["unknown"]));
+}
+
+#[test]
+fn rows_of_groups_are_gathered() {
+    let tensor = |rows: Rows| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = [("t".to_owned(), vec![6, 1], 0.0)];
+        write_safetensors(&dir.path().join("model.safetensors"), &file);
+        let dir = ModelDir::open(dir.path(), &UnpackOptions::default()).unwrap();
+        let weights = Weights::open(&dir).unwrap();
+        let spec = TensorSpec {
+            module: "m".into(),
+            parameter: crate::Parameter::Weight,
+            shape: vec![rows.n(), 1],
+            presence: Presence::Required,
+            keys: Vec::new(),
+            norm: false,
+        };
+        let source = weights.get("t").unwrap();
+        CanonicalTensor { spec, source, transposed: false, rows }.to_f32_vec().unwrap()
+    };
+    assert_eq!(tensor(Rows::run(2, 3, 6)), [2.0, 3.0, 4.0]);
+    let strided = Rows { start: 1, block: 1, stride: 3, n_blocks: 2, total: 6 };
+    assert_eq!(tensor(strided), [1.0, 4.0]);
+}
+
+#[test]
 fn modules_add_up() {
     with_weights(&gpt2_tensors(), |weights| {
         let weights = weights.unwrap();

@@ -31,7 +31,7 @@ pub(crate) fn attend(
     blocks: &[AttendKeys<'_>],
     kv_head: usize,
     head_dim: usize,
-    meaning: &Scores,
+    meaning: &Scores<'_>,
     out: &mut [f32],
 ) {
     let mut scores = vec![0.0f32; q.len() / head_dim * meaning.visible(0).len()];
@@ -43,7 +43,7 @@ struct Attend<'a> {
     blocks: &'a [AttendKeys<'a>],
     kv_head: usize,
     head_dim: usize,
-    meaning: &'a Scores,
+    meaning: &'a Scores<'a>,
     out: &'a mut [f32],
     /// `[group, n_seen]`.
     scores: &'a mut [f32],
@@ -66,8 +66,9 @@ impl WithSimd for Attend<'_> {
                 seen += 1;
             }
         }
-        for row in scores.chunks_exact_mut(n_seen.max(1)) {
-            softmax(row, meaning.scale, meaning.soft_cap);
+        let first_head = kv_head * (q.len() / head_dim);
+        for (head, row) in scores.chunks_exact_mut(n_seen.max(1)).enumerate() {
+            softmax(row, meaning, first_head + head, 0);
         }
         out.fill(0.0);
         let mut seen = 0;

@@ -13,6 +13,17 @@ pub(crate) fn rotate_halves(row: &mut [f32], head_dim: usize, cos: &[f32], sin: 
     }
 }
 
+/// The same for values `2 i` and `2 i + 1` as a pair.
+pub(crate) fn rotate_pairs(row: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
+    for head in row.chunks_exact_mut(head_dim) {
+        for ((pair, cos), sin) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
+            let (a, b) = (pair[0], pair[1]);
+            pair[0] = a * cos - b * sin;
+            pair[1] = b * cos + a * sin;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -22,5 +33,12 @@ mod tests {
         let mut row = [1.0, 2.0, 9.0, 3.0, 4.0, 9.0];
         rotate_halves(&mut row, 3, &[0.0], &[1.0]);
         assert_eq!(row, [-2.0, 1.0, 9.0, -4.0, 3.0, 9.0]);
+    }
+
+    #[test]
+    fn neighbours_turn_together() {
+        let mut row = [1.0, 2.0, 3.0, 4.0, 9.0, 9.0];
+        rotate_pairs(&mut row, 6, &[0.0, 1.0], &[1.0, 0.0]);
+        assert_eq!(row, [-2.0, 1.0, 3.0, 4.0, 9.0, 9.0]);
     }
 }

@@ -3,12 +3,13 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::position_bias::PositionBias;
 use super::{ARCH, LANES, PARALLEL_WORK, exp, sum};
 
 /// What rows of scores mean: row `r` belongs to the query at position
 /// `first_position + r % n_queries`, column `c` to the key at position `first_key + c`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Scores {
+pub(crate) struct Scores<'a> {
     /// Columns.
     pub(crate) n_keys: usize,
     /// Position of column 0.
@@ -25,9 +26,11 @@ pub(crate) struct Scores {
     pub(crate) scale: f32,
     /// `cap * tanh(score / cap)` after the factor.
     pub(crate) soft_cap: Option<f32>,
+    /// What positions add after that.
+    pub(crate) bias: &'a PositionBias,
 }
 
-impl Scores {
+impl Scores<'_> {
     /// The columns that row `row` sees.
     pub(crate) fn visible(&self, row: usize) -> std::ops::Range<usize> {
         let position = self.first_position + row % self.n_queries.max(1);
@@ -39,7 +42,7 @@ impl Scores {
 }
 
 /// Turns each row of `scores` `[rows, n_keys]` into probabilities.
-pub(crate) fn masked_softmax(scores: &mut [f32], meaning: &Scores) {
+pub(crate) fn masked_softmax(scores: &mut [f32], meaning: &Scores<'_>) {
     let n = meaning.n_keys;
     if n == 0 {
         return;
@@ -47,7 +50,7 @@ pub(crate) fn masked_softmax(scores: &mut [f32], meaning: &Scores) {
     let row = |(idx, row): (usize, &mut [f32])| {
         let visible = meaning.visible(idx);
         let Some(seen) = row.get_mut(visible.clone()) else { return };
-        ARCH.dispatch(Row { x: seen, scale: meaning.scale, soft_cap: meaning.soft_cap });
+        ARCH.dispatch(Row { x: seen, row: idx, meaning });
         row[..visible.start].fill(0.0);
         row[visible.end..].fill(0.0);
     };
@@ -61,8 +64,8 @@ pub(crate) fn masked_softmax(scores: &mut [f32], meaning: &Scores) {
 /// One row's visible columns.
 struct Row<'a> {
     x: &'a mut [f32],
-    scale: f32,
-    soft_cap: Option<f32>,
+    row: usize,
+    meaning: &'a Scores<'a>,
 }
 
 impl WithSimd for Row<'_> {
@@ -70,21 +73,23 @@ impl WithSimd for Row<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        softmax(self.x, self.scale, self.soft_cap);
+        softmax(self.x, self.meaning, self.row / self.meaning.n_queries.max(1), self.row);
     }
 }
 
-/// `softmax(cap(scale * x))` in place.
+/// `softmax(cap(scale * x) + bias)` in place; `x` is what row `row` sees, of query head `head`.
 #[inline(always)]
-pub(super) fn softmax(x: &mut [f32], scale: f32, soft_cap: Option<f32>) {
+pub(super) fn softmax(x: &mut [f32], meaning: &Scores<'_>, head: usize, row: usize) {
     for x in x.iter_mut() {
-        *x *= scale;
+        *x *= meaning.scale;
     }
-    if let Some(cap) = soft_cap {
+    if let Some(cap) = meaning.soft_cap {
         for x in x.iter_mut() {
             *x = cap * (*x / cap).tanh();
         }
     }
+    let first_key = meaning.first_key + meaning.visible(row).start;
+    meaning.bias.add(x, head, meaning.first_position + row % meaning.n_queries.max(1), first_key);
     let max = max(x);
     for x in x.iter_mut() {
         *x = exp(*x - max);
@@ -115,7 +120,7 @@ fn max(x: &[f32]) -> f32 {
 mod tests {
     use super::*;
 
-    fn meaning(causal: bool, window: Option<usize>) -> Scores {
+    fn meaning(causal: bool, window: Option<usize>) -> Scores<'static> {
         Scores {
             n_keys: 4,
             first_key: 0,
@@ -125,6 +130,7 @@ mod tests {
             window,
             scale: 1.0,
             soft_cap: None,
+            bias: &PositionBias::None,
         }
     }
 

@@ -24,21 +24,35 @@ impl Fixture {
         self.reference.array(&name).unwrap_or_else(|| panic!("no array {name}"))
     }
 
-    /// The greedy continuation of a prompt, with the tokens that the generation config forces.
-    fn check_greedy(&mut self, idx: usize, start: &[u32]) {
-        let expect = ids(&self.reference.json["greedy"][idx]["new_ids"]);
-        let config = self.reference.json["generation_config"].clone();
-        let token = |key: &str| config[key].as_u64().map(|id| id as u32);
-        let (bos, eos) = (token("forced_bos_token_id"), token("forced_eos_token_id"));
-        let (n, input) = (expect.len(), self.prompts[idx].clone());
+    /// The greedy continuation of a prompt, with the tokens that the generation config forces or
+    /// forbids.
+    fn check_greedy(&mut self, name: &str, idx: usize, start: &[u32]) {
+        let recorded = &self.reference.json["greedy"][idx];
+        let expect = ids(&recorded["new_ids"]);
+        let forced: Vec<Option<u32>> = recorded["steps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|step| (step["id"] != step["argmax"]).then(|| step["id"].as_u64().unwrap() as u32))
+            .collect();
+        let input = self.prompts[idx].clone();
         let sequence = self.model.begin(&input);
-        let found = self.model.greedy(sequence, start, n, |step| match step {
-            0 => bos,
-            _ if step == 15 => eos,
-            _ => None,
-        });
-        assert_eq!(found, expect, "prompt {idx}");
+        let found = self.model.greedy(sequence, start, expect.len(), |step| forced[step]);
+        assert_eq!(found, expect, "{name}: prompt {idx}");
         self.model.inner.release(sequence);
+    }
+
+    /// Logits and hidden states of `input`, the hidden ones recorded under `array`.
+    fn check_rows(&mut self, name: &str, idx: usize, input: &[u32], array: &str) {
+        for (wanted, array) in [(Wanted::AllLogits, "logits"), (Wanted::Hidden, array)] {
+            let sequence = self.model.begin(&self.prompts[idx].clone());
+            let rows = self.model.step(sequence, input, 0, wanted);
+            let expect = self.array(array, idx);
+            let (found, tolerance) =
+                if array == "logits" { (rows.logits, LOGITS) } else { (rows.hidden, HIDDEN) };
+            assert_close(&format!("{name} {array} {idx}"), &found, &expect, tolerance);
+            self.model.inner.release(sequence);
+        }
     }
 }
 
@@ -47,100 +61,104 @@ fn check_decoder(name: &str) {
     assert_eq!(fixture.model.info.kind, ModelKind::Decoder);
     for idx in 0..fixture.prompts.len() {
         let prompt = fixture.prompts[idx].clone();
-        for (wanted, array) in
-            [(Wanted::AllLogits, "logits"), (Wanted::Hidden, "last_hidden_state")]
-        {
-            let sequence = fixture.model.name();
-            let rows = fixture.model.step(sequence, &prompt, 0, wanted);
-            let expect = fixture.array(array, idx);
-            let (found, tolerance) =
-                if array == "logits" { (rows.logits, LOGITS) } else { (rows.hidden, HIDDEN) };
-            assert_close(&format!("{name} {array} {idx}"), &found, &expect, tolerance);
-            fixture.model.inner.release(sequence);
-        }
-        fixture.check_greedy(idx, &prompt);
+        fixture.check_rows(name, idx, &prompt, "last_hidden_state");
+        fixture.check_greedy(name, idx, &prompt);
     }
     assert_eq!(fixture.model.inner.n_sequences(), 0);
 }
 
-#[test]
-fn gpt2() {
-    check_decoder("gpt2");
-}
-
-#[test]
-fn llama_mha() {
-    check_decoder("llama_mha");
-}
-
-#[test]
-fn llama_gqa() {
-    check_decoder("llama_gqa");
-}
-
-#[test]
-fn llama3_rope() {
-    check_decoder("llama3_rope");
-}
-
-#[test]
-fn bart() {
-    let mut fixture = open("bart");
+fn check_encoder_decoder(name: &str) {
+    let mut fixture = open(name);
     assert_eq!(fixture.model.info.kind, ModelKind::EncoderDecoder);
     for idx in 0..fixture.prompts.len() {
         let prompt = fixture.prompts[idx].clone();
         let decoder_ids = ids(&fixture.reference.json["forward"][idx]["decoder_input_ids"]);
-        let shifted: Vec<u32> =
-            std::iter::once(2).chain(prompt[..prompt.len() - 1].iter().copied()).collect();
         let sequence = fixture.model.name();
         let encoded = fixture.model.encode(sequence, &prompt, Wanted::Hidden);
-        let expect = fixture.array("encoder_last_hidden_state", idx);
-        assert_close("encoder", &encoded.hidden, &expect, HIDDEN);
-        for (input, wanted, array) in [
-            (&decoder_ids, Wanted::AllLogits, "logits"),
-            (&decoder_ids, Wanted::Hidden, "decoder_last_hidden_state"),
-            (&shifted, Wanted::Hidden, "feature_extraction"),
-        ] {
-            let rows = fixture.model.step(sequence, input, 0, wanted);
-            let expect = fixture.array(array, idx);
-            let (found, tolerance) =
-                if array == "logits" { (rows.logits, LOGITS) } else { (rows.hidden, HIDDEN) };
-            assert_close(&format!("bart {array} {idx}"), &found, &expect, tolerance);
-            fixture.model.inner.truncate(sequence, 0).unwrap();
-        }
         fixture.model.inner.release(sequence);
-        fixture.check_greedy(idx, &[2]);
+        let expect = fixture.array("encoder_last_hidden_state", idx);
+        assert_close(&format!("{name} encoder {idx}"), &encoded.hidden, &expect, HIDDEN);
+        fixture.check_rows(name, idx, &decoder_ids, "decoder_last_hidden_state");
+        fixture.check_greedy(name, idx, &decoder_ids[..1]);
     }
     assert_eq!(fixture.model.inner.n_sequences(), 0);
 }
 
+/// What feature extraction reads of a model that makes its own decoder input.
+fn check_features(name: &str, decoder_input: impl Fn(&[u32]) -> Vec<u32>) {
+    let mut fixture = open(name);
+    for idx in 0..fixture.prompts.len() {
+        let prompt = fixture.prompts[idx].clone();
+        let sequence = fixture.model.begin(&prompt);
+        let rows = fixture.model.step(sequence, &decoder_input(&prompt), 0, Wanted::Hidden);
+        let expect = fixture.array("feature_extraction", idx);
+        assert_close(&format!("{name} features {idx}"), &rows.hidden, &expect, HIDDEN);
+        fixture.model.inner.release(sequence);
+    }
+}
+
 #[test]
-fn bert() {
-    let mut fixture = open("bert");
+fn feature_extraction_shifts_the_input() {
+    check_features("bart", |prompt| [&[2], &prompt[..prompt.len() - 1]].concat());
+    check_features("mbart", |prompt| {
+        [&prompt[prompt.len() - 1..], &prompt[..prompt.len() - 1]].concat()
+    });
+}
+
+fn check_encoder(name: &str) {
+    let mut fixture = open(name);
     assert_eq!(fixture.model.info.kind, ModelKind::Encoder);
     let prompts = fixture.prompts.clone();
     for (idx, prompt) in prompts.iter().enumerate() {
         let sequence = fixture.model.name();
         let rows = fixture.model.step(sequence, prompt, 0, Wanted::Hidden);
         let expect = fixture.array("last_hidden_state", idx);
-        assert_close(&format!("bert {idx}"), &rows.hidden, &expect, HIDDEN);
+        assert_close(&format!("{name} {idx}"), &rows.hidden, &expect, HIDDEN);
         let forward = &fixture.reference.json["forward"][idx];
         for (wanted, key) in [
             (Wanted::PooledFirst, "cls"),
             (Wanted::PooledMean, "mean_pooled"),
             (Wanted::PooledHead, "pooler_output"),
         ] {
-            let expect: Vec<f32> = forward[key]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|x| x.as_f64().unwrap() as f32)
-                .collect();
+            let Some(expect) = forward[key].as_array() else {
+                assert_eq!((wanted, fixture.model.info.has_pooler), (Wanted::PooledHead, false));
+                continue;
+            };
+            let expect: Vec<f32> = expect.iter().map(|x| x.as_f64().unwrap() as f32).collect();
             let rows = fixture.model.step(sequence, prompt, 0, wanted);
-            assert_close(&format!("bert {key} {idx}"), &rows.hidden, &expect, HIDDEN);
+            assert_close(&format!("{name} {key} {idx}"), &rows.hidden, &expect, HIDDEN);
         }
     }
     assert_eq!(fixture.model.inner.n_sequences(), 0, "an encoder keeps nothing");
+}
+
+macro_rules! fixtures {
+    ($($check:ident: $($name:ident),*;)*) => {
+        $($(
+            #[test]
+            fn $name() {
+                $check(stringify!($name));
+            }
+        )*)*
+
+        #[test]
+        fn every_folder_is_tested() {
+            let names = [$($(stringify!($name)),*),*];
+            for entry in std::fs::read_dir(workspace("tests/fixtures")).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_str().unwrap();
+                let is_model = path.join("config.json").exists();
+                assert!(!is_model || names.contains(&name), "{name} is not tested");
+            }
+        }
+    };
+}
+
+fixtures! {
+    check_decoder: bloom, falcon, gemma, gemma2, gemma3, gpt2, gpt_neo, gpt_neox, gptj, llama3_rope,
+        llama_gqa, llama_mha, mistral, mixtral, opt, phi, phi3, qwen2, qwen3;
+    check_encoder_decoder: bart, flan_t5, marian, mbart, pegasus, t5;
+    check_encoder: bert, deberta_v2, distilbert, mpnet, roberta;
 }
 
 #[test]

@@ -54,6 +54,9 @@ fn check_prompt(model: &mut Model, reference: &Reference, idx: usize, prompt: &V
             compare("encoder_hidden", &rows.hidden, HIDDEN);
             input.rotate_right(1);
             input[0] = 2;
+            if !prompt["decoder_ids"].is_null() {
+                input = ids(&prompt["decoder_ids"]);
+            }
         }
         ModelKind::Decoder => {}
     }
@@ -109,6 +112,47 @@ variants! {
     llama_longrope,
     bert_mlm,
     bert_pooler,
+    mbart_uneven,
+    marian_two_vocabularies,
+    marian_unscaled,
+    pegasus_uneven,
+    t5_tied,
+    t5_gated,
+    t5_gated_silu,
+    t5_encoder,
+    mt5_two_to_one,
+    umt5_own_biases,
+    gpt_neo_windows,
+    gptj_partial,
+    neox_sequential,
+    neox_parallel,
+    opt_projected,
+    opt_plain_norms,
+    bloom_six_heads,
+    bloom_post_residual,
+    falcon_grouped,
+    falcon_one_norm,
+    falcon_alibi,
+    mistral_wide_heads,
+    mistral_no_window,
+    mixtral_five_experts,
+    mixtral_fused,
+    qwen2_windows,
+    qwen3_tied,
+    gemma_one_kv_head,
+    gemma2_caps,
+    gemma2_no_caps,
+    gemma3_scaled,
+    phi_normed,
+    phi3_longrope,
+    roberta_padding,
+    xlm_roberta_mlm,
+    camembert_model,
+    distilbert_relu,
+    mpnet_long,
+    deberta_own_projections,
+    deberta_one_way,
+    deberta_absolute,
 }
 
 #[test]
