@@ -1,9 +1,11 @@
 //! Text to tokens and back, as transformers' `AutoTokenizer` does it.
 
+mod build;
 mod class;
 mod cleanup;
 mod definition;
 mod guard;
+mod limits;
 mod pieces;
 mod special;
 mod stream;

@@ -1,0 +1,117 @@
+//! What a vocabulary may not exceed, so that a file cannot take far more memory or time than its own
+//! size: checked before the library is given it.
+
+use super::guard::Cause;
+
+/// Longest piece of a unigram vocabulary, in bytes. The library's tree of pieces is as deep as the
+/// longest, and is freed by recursion.
+const MAX_PIECE_BYTES: usize = 4096;
+
+/// Most nodes of the tree of pieces; each takes some 250 bytes.
+const MAX_TREE_NODES: usize = 12_000_000;
+
+/// Longest replacement of a charsmap, in bytes. The longest of Unicode's NFKC has 33.
+const MAX_REPLACEMENT_BYTES: usize = 1024;
+
+/// Most bytes that are hashed to find the merges of a vocabulary.
+const MAX_MERGE_WORK: usize = 1 << 31;
+
+/// Checks a unigram vocabulary of texts and scores.
+pub(super) fn check_unigram<'a>(pieces: impl Iterator<Item = (&'a str, f64)>) -> Result<(), Cause> {
+    let mut texts = Vec::new();
+    for (text, score) in pieces {
+        if text.len() > MAX_PIECE_BYTES {
+            let found = text.len();
+            return Err(format!(
+                "a piece of its vocabulary has {found} bytes, at most {MAX_PIECE_BYTES} are allowed"
+            )
+            .into());
+        }
+        if !score.is_finite() {
+            return Err(format!("the score of piece {} is no number", texts.len()).into());
+        }
+        texts.push(text.as_bytes());
+    }
+    texts.sort_unstable();
+    let mut n_nodes = 0usize;
+    let mut before: &[u8] = &[];
+    for text in texts {
+        let n_shared = text.iter().zip(before).take_while(|(a, b)| a == b).count();
+        n_nodes += text.len() - n_shared;
+        before = text;
+    }
+    if n_nodes > MAX_TREE_NODES {
+        return Err(format!(
+            "its vocabulary makes a tree of {n_nodes} nodes, at most {MAX_TREE_NODES} are allowed"
+        )
+        .into());
+    }
+    Ok(())
+}
+
+/// Checks that the merges of these tokens are found in good time.
+pub(super) fn check_merges<'a>(tokens: impl Iterator<Item = &'a str>) -> Result<(), Cause> {
+    let work = tokens
+        .map(|token| token.len().saturating_mul(token.len()))
+        .fold(0usize, usize::saturating_add);
+    match work > MAX_MERGE_WORK {
+        true => Err("the pieces of its vocabulary are too long to derive merges from them".into()),
+        false => Ok(()),
+    }
+}
+
+/// Checks a charsmap: the length of a double array, the array, and replacements that each end in a
+/// zero byte.
+pub(super) fn check_charsmap(bytes: &[u8]) -> Result<(), Cause> {
+    let broken = |reason: &str| Cause::from(format!("its precompiled charsmap {reason}"));
+    let Some((length, rest)) = bytes.split_first_chunk::<4>() else {
+        return Err(broken("is cut off"));
+    };
+    let length = u32::from_le_bytes(*length) as usize;
+    // The array is of words of four bytes.
+    let Some(replacements) = rest.get(length / 4 * 4..) else {
+        return Err(broken(&format!("says {length} bytes, but has {}", rest.len())));
+    };
+    let longest = replacements.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0);
+    match longest > MAX_REPLACEMENT_BYTES {
+        true => Err(broken(&format!("replaces a character by {longest} bytes"))),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vocabularies_are_bounded() {
+        let check = |pieces: &[(String, f64)], expect: &str| {
+            let result = check_unigram(pieces.iter().map(|(text, score)| (text.as_str(), *score)));
+            let message = result.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(
+                message.contains(expect) && message.is_empty() == expect.is_empty(),
+                "{message}"
+            );
+        };
+        check(&[("a".to_owned(), -1.0), ("ab".to_owned(), 0.0)], "");
+        check(&[("a".repeat(4097), 0.0)], "has 4097 bytes");
+        check(&[("a".to_owned(), f64::NAN)], "score of piece 0");
+        let many: Vec<_> =
+            (0..3000).map(|n| (format!("{n:04}{}", "x".repeat(4090)), 0.0)).collect();
+        check(&many, "nodes");
+        assert!(check_merges(["a", "b", "ab"].into_iter()).is_ok());
+        assert!(check_merges(["x".repeat(50_000).as_str()].into_iter()).is_err());
+    }
+
+    #[test]
+    fn charsmaps_are_bounded() {
+        let check = |bytes: &[u8], expect: &str| {
+            let message = check_charsmap(bytes).unwrap_err().to_string();
+            assert!(message.contains(expect), "{message}");
+        };
+        check(&[1, 0], "cut off");
+        check(&[255; 40], "says 4294967295 bytes, but has 36");
+        check(&[&[0; 4][..], &[b'a'; 2000]].concat(), "by 2000 bytes");
+        assert!(check_charsmap(&[0, 0, 0, 0, b'a', 0]).is_ok());
+    }
+}
