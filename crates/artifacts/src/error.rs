@@ -175,6 +175,16 @@ pub enum ArtifactError {
         /// What the tokenizer library said.
         source: Box<dyn StdError + Send + Sync>,
     },
+    /// A text is in a language that the tokenizer has no token for.
+    #[error("{}: has no token for the language {language:?}: expected one of {known}", path.display())]
+    UnknownLanguage {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// The code that was asked for, shortened.
+        language: String,
+        /// The codes that there are, or the first of them.
+        known: String,
+    },
     /// A text could not be encoded, or ids could not be decoded.
     #[error("{}: can't {action}", path.display())]
     Tokenize {

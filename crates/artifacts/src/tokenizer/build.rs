@@ -80,7 +80,7 @@ impl PieceModel {
     }
 
     /// Texts, in the order of the ids.
-    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> + Clone {
         self.pieces.iter().map(|piece| piece.text.as_str())
     }
 }

@@ -1,22 +1,40 @@
-//! A tokenizer's definition, in the form of `tokenizer.json`, from whatever files a model has.
+//! What a tokenizer is made from: the files that hold its vocabulary, and what becomes of them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
-use tokenizers::{AddedToken, PostProcessorWrapper};
+use serde_json::Value;
+use tokenizers::models::bpe::Merges;
+use tokenizers::{AddedToken, ModelWrapper, PostProcessorWrapper};
 
+use super::build::{self, PieceAlgorithm, Prefix};
 use super::class::{self, Class};
+use super::guard::Cause;
+use super::languages::Languages;
+use super::limits;
+use super::paired::{Paired, PairedFiles};
+use super::sentencepiece::{self, SentencePieceModel};
+use super::settings::Settings;
 use super::special::{self, SpecialNames, SpecialSettings};
-use super::{MAX_TOKENIZER_BYTES, Settings, guard};
+use super::template::Around;
+use super::vocabulary::{Vocabulary, Words, read_ids};
+use super::{MAX_TOKENIZER_BYTES, pipeline};
 use crate::error::ArtifactError;
 use crate::file::read_bounded;
 use crate::json::JsonFile;
 use crate::model_dir::ModelDir;
 
-/// Files that only other programs can read.
-const SENTENCEPIECE: [&str; 5] =
-    ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm", "tekken.json"];
+/// The names of sentencepiece models.
+const PIECES: [&str; 5] = [
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "sentencepiece.model",
+    "spm.model",
+];
+
+/// Files that only other programs can read, as far as a vocabulary is concerned.
+const FOREIGN: [&str; 4] = ["tekken.json", "tiktoken.model", "bpe.codes", "vocab.bpe"];
 
 /// What a tokenizer is made from.
 pub(super) struct Definition {
@@ -29,8 +47,19 @@ pub(super) struct Definition {
 enum Source {
     /// `tokenizer.json`, parsed.
     Stored(Value),
-    /// The vocabulary, and for BPE the merges.
-    Vocabulary { vocab: Value, merges: Option<Value> },
+    Pieces(Box<SentencePieceModel>),
+    Vocabulary(Vocabulary),
+    Paired(Box<PairedFiles>),
+}
+
+/// A tokenizer with what belongs to it.
+pub(super) struct Built {
+    pub(super) backend: tokenizers::Tokenizer,
+    pub(super) names: SpecialNames,
+    pub(super) languages: Option<Languages>,
+    pub(super) paired: Option<Paired>,
+    /// One more than the highest id.
+    pub(super) vocab_size: u32,
 }
 
 impl Definition {
@@ -40,42 +69,60 @@ impl Definition {
         config: &JsonFile,
         model_config: Option<&JsonFile>,
     ) -> Result<Self, ArtifactError> {
+        let class = class::of_model(config, model_config, || false)?;
+        if let Some((files, path)) = PairedFiles::find(dir, class, config)? {
+            let class = class.unwrap_or(Class::Other);
+            return Ok(Self { path, class, source: Source::Paired(Box::new(files)) });
+        }
         if let Some(path) = dir.file("tokenizer.json")? {
             let content = read_bounded(&path, MAX_TOKENIZER_BYTES)?;
             let stored: Value = serde_json::from_slice(&content)
                 .map_err(|source| ArtifactError::Json { path: path.clone(), source })?;
             let class = class::of_model(config, model_config, || is_byte_level(&stored))?;
-            let class = if class.suits(&stored) { class } else { Class::AsStored };
-            return Ok(Self { path, class, source: Source::Stored(stored) });
+            let class = class.unwrap_or(Class::AsStored);
+            return Ok(Self {
+                path,
+                class: class.of_stored(&stored),
+                source: Source::Stored(stored),
+            });
         }
-        let class = class::of_model(config, model_config, || false)?;
-        if let Some(path) = dir.file("vocab.json")? {
-            let merges_path =
-                dir.file("merges.txt")?.ok_or_else(|| ArtifactError::MissingFile {
+        let is_open = class.is_none_or(|class| class == Class::AsStored);
+        if is_open || class.is_some_and(Class::is_byte_level) {
+            if let Some(path) = dir.file("vocab.json")? {
+                let class = class.filter(|class| class.is_byte_level()).unwrap_or(Class::Gpt2);
+                let merges = dir.file("merges.txt")?;
+                let merges = merges.ok_or_else(|| ArtifactError::MissingFile {
                     dir: dir.path().to_owned(),
                     wanted: "merges.txt, which belongs to its vocab.json".to_owned(),
                 })?;
-            let content = read_bounded(&path, MAX_TOKENIZER_BYTES)?;
-            let vocab: Map<String, Value> = serde_json::from_slice(&content)
-                .map_err(|source| ArtifactError::Json { path: path.clone(), source })?;
-            let merges = read_merges(&merges_path)?;
-            let class = class::of_byte_level_files(class, model_config);
-            let source = Source::Vocabulary { vocab: vocab.into(), merges: Some(merges) };
-            return Ok(Self { path, class, source });
+                let vocabulary = Vocabulary::Ranked(read_vocab(&path)?, read_merges(&merges)?);
+                return Ok(Self { path, class, source: Source::Vocabulary(vocabulary) });
+            }
         }
-        if let Some(path) = dir.file("vocab.txt")? {
-            let vocab = read_lines(&path)?;
-            let source = Source::Vocabulary { vocab, merges: None };
-            return Ok(Self { path, class: Class::Bert, source });
+        if is_open || class.is_some_and(Class::is_word_piece) {
+            if let Some(path) = dir.file("vocab.txt")? {
+                let class = class.filter(|class| class.is_word_piece()).unwrap_or(Class::Bert);
+                let vocabulary = Vocabulary::Tokens(read_lines(&path)?);
+                return Ok(Self { path, class, source: Source::Vocabulary(vocabulary) });
+            }
         }
-        Err(missing(dir))
+        if is_open || class.is_some_and(Class::is_of_pieces) {
+            for name in PIECES {
+                if let Some(path) = dir.file(name)? {
+                    let model = Box::new(sentencepiece::read(&path)?);
+                    let class = class.unwrap_or(Class::AsStored);
+                    return Ok(Self { path, class, source: Source::Pieces(model) });
+                }
+            }
+        }
+        Err(missing(dir, class))
     }
 
     /// The added tokens that `tokenizer.json` holds.
     pub(super) fn stored_added_tokens(&self) -> BTreeMap<u32, AddedToken> {
         match &self.source {
             Source::Stored(stored) => special::stored(stored),
-            Source::Vocabulary { .. } => BTreeMap::new(),
+            _ => BTreeMap::new(),
         }
     }
 
@@ -83,203 +130,147 @@ impl Definition {
     pub(super) fn stored_pad_token(&self) -> Option<&str> {
         match &self.source {
             Source::Stored(stored) => stored.get("padding")?.get("pad_token")?.as_str(),
-            Source::Vocabulary { .. } => None,
+            _ => None,
         }
     }
 
-    /// Makes the tokenizer, the texts of its named special tokens, and one more than its highest id.
+    /// The sentencepiece model that the vocabulary comes from.
+    pub(super) fn pieces(&self) -> Option<&SentencePieceModel> {
+        match &self.source {
+            Source::Pieces(model) => Some(model),
+            _ => None,
+        }
+    }
+
+    /// Whether a sentencepiece model puts a space before every text.
+    pub(super) fn prefixes_text(&self) -> bool {
+        self.pieces().is_some_and(|model| model.pieces.normalizer.add_dummy_prefix)
+    }
+
+    /// The named tokens that there are where the files say nothing.
+    pub(super) fn usual_names(&self) -> Vec<(&str, &str)> {
+        let mut names = special::class_defaults(self.class).to_vec();
+        if let (Class::AsStored, Some(model)) = (self.class, self.pieces()) {
+            let own =
+                [("bos_token", &model.bos), ("eos_token", &model.eos), ("unk_token", &model.unk)];
+            names.extend(own.into_iter().filter_map(|(name, text)| Some((name, text.as_deref()?))));
+        }
+        names
+    }
+
+    /// Makes the tokenizer.
     pub(super) fn build(
         self,
         special: &SpecialSettings,
         settings: &Settings,
-        config: &JsonFile,
-    ) -> Result<(tokenizers::Tokenizer, SpecialNames, u32), guard::Cause> {
+    ) -> Result<Built, Cause> {
         let class = self.class;
         let is_stored = matches!(self.source, Source::Stored(_));
-        let definition = match (class, self.source) {
-            (Class::AsStored, Source::Stored(mut stored)) => {
-                remove(&mut stored, &["truncation", "padding"]);
-                stored
+        let mut paired = None;
+        let mut backend = match self.source {
+            Source::Stored(stored) => of_stored(class, stored, special, settings)?,
+            Source::Vocabulary(vocabulary) => {
+                let words = Words { vocabulary, charsmap: None };
+                pipeline::make(class, words, special, settings)?
             }
-            (_, Source::Stored(mut stored)) => {
-                let vocab = stored["model"]["vocab"].take();
-                let merges = stored["model"]["merges"].take();
-                let post_processor = stored["post_processor"].take();
-                let mut definition = pipeline(class, vocab, merges, special, settings, config);
-                definition["post_processor"] = post_processor;
-                definition
+            Source::Pieces(model) if class == Class::AsStored => {
+                let prefix = match settings.legacy.unwrap_or(true) {
+                    true => Prefix::Always,
+                    false => Prefix::First,
+                };
+                build::sentencepiece(&renamed(*model, special).pieces, prefix)?
             }
-            (_, Source::Vocabulary { vocab, merges }) => {
-                let merges = merges.unwrap_or_default();
-                pipeline(class, vocab, merges, special, settings, config)
+            Source::Pieces(model) => {
+                let words = Words::of_pieces(class, &model, special, settings)?;
+                pipeline::make(class, words, special, settings)?
+            }
+            Source::Paired(files) => {
+                let (backend, pieces) = files.build(special, settings)?;
+                paired = Some(pieces);
+                backend
             }
         };
-        let mut backend: tokenizers::Tokenizer = serde_json::from_value(definition)?;
         backend.with_truncation(None)?;
         backend.with_padding(None);
-        special.add_to(&mut backend)?;
+        if paired.is_none() {
+            special.add_to(&mut backend)?;
+        }
         backend.set_encode_special_tokens(settings.split_special_tokens);
-        if let Some(template) = post_processor(class, is_stored, special, settings, &backend) {
-            let wrapper: PostProcessorWrapper = serde_json::from_value(template)?;
+        let languages = Languages::of_class(class, settings, &backend)?;
+        if let (Some(paired), Some(languages)) = (&mut paired, &languages) {
+            paired.set_language(languages.source_token().1);
+        }
+        let around = Around { class, is_stored, special, settings, languages: languages.as_ref() };
+        if let Some(template) = around.post_processor(&backend) {
+            let wrapper: PostProcessorWrapper = build::part(template)?;
             backend.with_post_processor(Some(wrapper));
         }
         let highest = backend.get_vocab(true).into_values().max();
         let vocab_size = highest.map_or(0, |id| id.saturating_add(1));
-        Ok((backend, special.names(), vocab_size))
+        Ok(Built { backend, names: special.names(), languages, paired, vocab_size })
     }
 }
 
 impl Class {
-    /// Whether the class can take its vocabulary from this `tokenizer.json`.
-    fn suits(self, stored: &Value) -> bool {
-        let Some(model) = stored.get("model").filter(|model| model["vocab"].is_object()) else {
-            return false;
-        };
+    /// The class that takes a `tokenizer.json`: itself, if that is of its kind.
+    fn of_stored(self, stored: &Value) -> Self {
         match self {
-            Self::AsStored => true,
-            Self::Bert => model["type"] == "WordPiece",
-            Self::Gpt2 | Self::Llama | Self::Roberta => {
-                model["type"] == "BPE" && model["merges"].is_array()
-            }
+            // The languages of these are known whatever the file holds.
+            Self::M2m100 => self,
+            _ if self.suits(stored) => self,
+            _ => Self::AsStored,
         }
     }
 }
 
-/// The pipeline that a class makes around a vocabulary.
-fn pipeline(
+/// The tokenizer of a `tokenizer.json`: as it is, or the class's own around its vocabulary.
+fn of_stored(
     class: Class,
-    vocab: Value,
-    merges: Value,
+    mut stored: Value,
     special: &SpecialSettings,
     settings: &Settings,
-    config: &JsonFile,
-) -> Value {
-    let flag = |key: &str| config.opt_bool(key).ok().flatten();
-    match class {
-        Class::Bert => json!({
-            "model": {
-                "type": "WordPiece", "unk_token": special.text("unk_token").unwrap_or("[UNK]"),
-                "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": vocab,
-            },
-            "normalizer": {
-                "type": "BertNormalizer", "clean_text": true,
-                "handle_chinese_chars": flag("tokenize_chinese_chars").unwrap_or(true),
-                "strip_accents": flag("strip_accents"),
-                "lowercase": flag("do_lower_case").unwrap_or(true),
-            },
-            "pre_tokenizer": {"type": "BertPreTokenizer"},
-            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
-        }),
-        Class::Llama => {
-            let prefix = settings.add_prefix_space.unwrap_or(true);
-            let scheme = match (prefix, flag("legacy").unwrap_or(false)) {
-                (false, _) => "never",
-                (true, true) => "always",
-                (true, false) => "first",
-            };
-            let mut decoders = vec![
-                json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
-                json!({"type": "ByteFallback"}),
-                json!({"type": "Fuse"}),
-            ];
-            if prefix {
-                decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
-            }
-            json!({
-                "model": {
-                    "type": "BPE", "fuse_unk": true, "byte_fallback": true,
-                    "vocab": vocab, "merges": merges,
-                },
-                "pre_tokenizer": {
-                    "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme,
-                    "split": false,
-                },
-                "decoder": {"type": "Sequence", "decoders": decoders},
-            })
-        }
-        Class::AsStored | Class::Gpt2 | Class::Roberta => json!({
-            "model": {
-                "type": "BPE", "continuing_subword_prefix": "", "end_of_word_suffix": "",
-                "fuse_unk": false, "vocab": vocab, "merges": merges,
-            },
-            "pre_tokenizer": {
-                "type": "ByteLevel", "trim_offsets": true, "use_regex": true,
-                "add_prefix_space": settings.add_prefix_space.unwrap_or(false),
-            },
-            "decoder": {
-                "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true,
-                "use_regex": true,
-            },
-        }),
+) -> Result<tokenizers::Tokenizer, Cause> {
+    limits::check_stored(&stored)?;
+    if !class.suits(&stored) {
+        remove(&mut stored, &["truncation", "padding"]);
+        return build::part(stored);
     }
+    let post_processor = stored["post_processor"].take();
+    let words = Words::of_stored(class, &mut stored)?;
+    let mut backend = pipeline::make(class, words, special, settings)?;
+    let post_processor: Option<PostProcessorWrapper> = build::part(post_processor)?;
+    backend.with_post_processor(post_processor);
+    Ok(backend)
 }
 
-/// The post-processor that a class puts in place of the stored one, if it does. Bert's and
-/// RoBERTa's are their own; elsewhere `add_bos_token` and `add_eos_token` decide, but only for
-/// vocabularies without a `tokenizer.json`, or where that has no post-processor.
-fn post_processor(
-    class: Class,
-    is_stored: bool,
-    special: &SpecialSettings,
-    settings: &Settings,
-    backend: &tokenizers::Tokenizer,
-) -> Option<Value> {
-    let named = |name: &str| {
-        let text = special.text(name)?;
-        Some((text.to_owned(), backend.token_to_id(text)?))
-    };
-    match class {
-        Class::Bert => {
-            let (cls, sep) = (named("cls_token")?, named("sep_token")?);
-            let single = [token(&cls, 0), sequence("A", 0), token(&sep, 0)];
-            let pair = [&single[..], &[sequence("B", 1), token(&sep, 1)]].concat();
-            Some(template(&single, &pair, &[cls, sep]))
-        }
-        Class::Roberta => {
-            let (cls, sep) = (named("cls_token")?, named("sep_token")?);
-            Some(json!({
-                "type": "RobertaProcessing", "cls": cls, "sep": sep, "trim_offsets": true,
-                "add_prefix_space": settings.add_prefix_space.unwrap_or(false),
-            }))
-        }
-        Class::AsStored | Class::Gpt2 | Class::Llama => {
-            let (bos, eos) = match is_stored {
-                true => (None, None),
-                false => (
-                    settings.add_bos_token.unwrap_or(false).then(|| named("bos_token")).flatten(),
-                    settings.add_eos_token.unwrap_or(false).then(|| named("eos_token")).flatten(),
-                ),
-            };
-            if backend.get_post_processor().is_some() {
-                return None;
-            }
-            let around = |name, type_id| -> Vec<Value> {
-                let before = bos.as_ref().map(|bos| token(bos, type_id));
-                let after = eos.as_ref().map(|eos| token(eos, type_id));
-                before.into_iter().chain([sequence(name, type_id)]).chain(after).collect()
-            };
-            let (single, second) = (around("A", 0), around("B", 1));
-            let pair = [&single[..], &second[..]].concat();
-            let tokens: Vec<_> = bos.iter().chain(&eos).cloned().collect();
-            Some(template(&single, &pair, &tokens))
-        }
+/// A model of which `added_tokens_decoder` gives some pieces other names, as where a name was kept
+/// free for it. Only those of a BPE are renamed.
+fn renamed(mut model: SentencePieceModel, special: &SpecialSettings) -> SentencePieceModel {
+    if model.pieces.algorithm != PieceAlgorithm::Bpe {
+        return model;
     }
-}
-
-fn token((text, _): &(String, u32), type_id: u32) -> Value {
-    json!({"SpecialToken": {"id": text, "type_id": type_id}})
-}
-
-fn sequence(name: &str, type_id: u32) -> Value {
-    json!({"Sequence": {"id": name, "type_id": type_id}})
-}
-
-fn template(single: &[Value], pair: &[Value], tokens: &[(String, u32)]) -> Value {
-    let tokens: Map<String, Value> = tokens
-        .iter()
-        .map(|(text, id)| (text.clone(), json!({"id": text, "ids": [id], "tokens": [text]})))
+    let names: BTreeMap<usize, &str> =
+        special.saved().map(|(id, text)| (id as usize, text)).collect();
+    let taken: std::collections::HashSet<String> = model
+        .pieces
+        .texts()
+        .enumerate()
+        .filter(|(id, _)| !names.contains_key(id))
+        .map(|(_, text)| text.to_owned())
         .collect();
-    json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens})
+    for (id, name) in names {
+        if let Some(piece) = model.pieces.pieces.get_mut(id)
+            && !taken.contains(name)
+        {
+            name.clone_into(&mut piece.text);
+        }
+    }
+    model
+}
+
+/// Whether a tokenizer's model is a BPE.
+pub(super) fn is_bpe(backend: &tokenizers::Tokenizer) -> bool {
+    matches!(backend.get_model(), ModelWrapper::BPE(_))
 }
 
 fn remove(definition: &mut Value, keys: &[&str]) {
@@ -299,8 +290,16 @@ fn is_byte_level(stored: &Value) -> bool {
     })
 }
 
+/// `vocab.json`: tokens with ids.
+fn read_vocab(path: &Path) -> Result<Vec<(String, u32)>, ArtifactError> {
+    let content = read_bounded(path, MAX_TOKENIZER_BYTES)?;
+    let vocab: Value = serde_json::from_slice(&content)
+        .map_err(|source| ArtifactError::Json { path: path.to_owned(), source })?;
+    read_ids(vocab).map_err(|source| ArtifactError::Tokenizer { path: path.to_owned(), source })
+}
+
 /// `merges.txt`: two tokens a line.
-fn read_merges(path: &Path) -> Result<Value, ArtifactError> {
+fn read_merges(path: &Path) -> Result<Merges, ArtifactError> {
     let text = read_text(path)?;
     let mut merges = Vec::new();
     for (idx, line) in text.lines().enumerate() {
@@ -312,18 +311,15 @@ fn read_merges(path: &Path) -> Result<Value, ArtifactError> {
             let reason = format!("line {} is not two tokens with a space between", idx + 1);
             return Err(ArtifactError::Tokenizer { path: path.to_owned(), source: reason.into() });
         };
-        merges.push(json!([left, right]));
+        merges.push((left.to_owned(), right.to_owned()));
     }
-    Ok(merges.into())
+    Ok(merges)
 }
 
 /// `vocab.txt`: a token a line, whose number is its id.
-fn read_lines(path: &Path) -> Result<Value, ArtifactError> {
+fn read_lines(path: &Path) -> Result<Vec<(String, u32)>, ArtifactError> {
     let text = read_text(path)?;
-    let lines = text.lines().enumerate();
-    let vocab: Map<String, Value> =
-        lines.map(|(id, line)| (line.trim_end().to_owned(), id.into())).collect();
-    Ok(vocab.into())
+    Ok(build::ids(text.lines().map(str::trim_end)).collect())
 }
 
 fn read_text(path: &Path) -> Result<String, ArtifactError> {
@@ -334,14 +330,34 @@ fn read_text(path: &Path) -> Result<String, ArtifactError> {
     })
 }
 
-fn missing(dir: &ModelDir) -> ArtifactError {
-    let mut wanted =
-        "tokenizer: expected tokenizer.json, vocab.json with merges.txt, or vocab.txt".to_owned();
-    let other = SENTENCEPIECE.iter().find(|name| matches!(dir.file(name), Ok(Some(_))));
-    if let Some(other) = other {
+/// The error where there is no vocabulary that the class can be made from.
+fn missing(dir: &ModelDir, class: Option<Class>) -> ArtifactError {
+    let pieces = PIECES.join(", ");
+    let looked_for = match class {
+        None | Some(Class::AsStored) => format!(
+            "tokenizer.json, vocab.json with merges.txt, vocab.txt, or a sentencepiece model \
+             ({pieces})"
+        ),
+        Some(Class::Other) => "tokenizer.json".to_owned(),
+        Some(Class::Marian) => {
+            "source.spm with target.spm and vocab.json, or tokenizer.json".to_owned()
+        }
+        Some(Class::M2m100) => {
+            "sentencepiece.bpe.model with vocab.json, or tokenizer.json".to_owned()
+        }
+        Some(class) if class.is_byte_level() => {
+            "tokenizer.json, or vocab.json with merges.txt".to_owned()
+        }
+        Some(class) if class.is_word_piece() => "tokenizer.json or vocab.txt".to_owned(),
+        Some(_) => format!("tokenizer.json or a sentencepiece model ({pieces})"),
+    };
+    let mut wanted = format!("tokenizer: expected {looked_for}");
+    let others = PIECES.iter().chain(&FOREIGN).chain(&["vocab.json", "vocab.txt", "source.spm"]);
+    let mut others = others.filter(|name| matches!(dir.file(name), Ok(Some(_))));
+    if let Some(other) = others.next() {
         wanted += &format!(
-            "; {other} alone can't be read, save the tokenizer once with transformers' \
-             AutoTokenizer.save_pretrained"
+            "; its {other} alone does not make the tokenizer that its tokenizer_config.json or \
+             config.json names: save it once with transformers' AutoTokenizer.save_pretrained"
         );
     }
     ArtifactError::MissingFile { dir: dir.path().to_owned(), wanted }

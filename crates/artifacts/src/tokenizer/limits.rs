@@ -1,7 +1,11 @@
 //! What a vocabulary may not exceed, so that a file cannot take far more memory or time than its own
 //! size: checked before the library is given it.
 
+use base64::Engine;
+use serde_json::Value;
+
 use super::guard::Cause;
+use crate::error::shorten;
 
 /// Longest piece of a unigram vocabulary, in bytes. The library's tree of pieces is as deep as the
 /// longest, and is freed by recursion.
@@ -77,6 +81,35 @@ pub(super) fn check_charsmap(bytes: &[u8]) -> Result<(), Cause> {
         true => Err(broken(&format!("replaces a character by {longest} bytes"))),
         false => Ok(()),
     }
+}
+
+/// Checks what a `tokenizer.json` gives the library to build: charsmaps and unigram vocabularies.
+pub(super) fn check_stored(stored: &Value) -> Result<(), Cause> {
+    if let Some(vocab) = stored["model"]["vocab"].as_array() {
+        check_unigram(
+            vocab
+                .iter()
+                .filter_map(|piece| Some((piece.get(0)?.as_str()?, piece.get(1)?.as_f64()?))),
+        )?;
+    }
+    check_charsmaps(&stored["normalizer"])
+}
+
+/// Checks the charsmaps of a normaliser and of those in it. JSON is at most 128 levels deep.
+fn check_charsmaps(normalizer: &Value) -> Result<(), Cause> {
+    if let Some(map) = normalizer["precompiled_charsmap"].as_str() {
+        check_charsmap(&base64::engine::general_purpose::STANDARD.decode(map)?)?;
+    }
+    for nested in normalizer["normalizers"].as_array().into_iter().flatten() {
+        check_charsmaps(nested)?;
+    }
+    Ok(())
+}
+
+/// What is wrong with a token's id in a JSON vocabulary.
+pub(super) fn bad_id(token: &str, id: &Value) -> String {
+    let (token, id) = (shorten(token), shorten(&id.to_string()));
+    format!("its token {token:?} has the id {id}, expected a number from 0 to 4294967295")
 }
 
 #[cfg(test)]

@@ -5,15 +5,21 @@ mod class;
 mod cleanup;
 mod definition;
 mod guard;
+mod language_codes;
+mod languages;
 mod limits;
+mod paired;
 mod pieces;
+mod pipeline;
+mod sentencepiece;
+mod settings;
 mod special;
 mod stream;
+mod template;
+mod vocabulary;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use tokenizers::ModelWrapper;
 
 pub use stream::DecodeStream;
 
@@ -22,6 +28,9 @@ use crate::error::ArtifactError;
 use crate::json::JsonFile;
 use crate::model_config::MAX_CONFIG_BYTES;
 use crate::model_dir::ModelDir;
+use languages::Languages;
+use paired::Paired;
+use settings::Settings;
 use special::SpecialNames;
 
 /// Largest `tokenizer.json` or vocabulary, in bytes.
@@ -68,6 +77,9 @@ struct Inner {
     path: PathBuf,
     backend: tokenizers::Tokenizer,
     names: SpecialNames,
+    languages: Option<Languages>,
+    /// What cuts and joins pieces where `backend` only knows their ids.
+    paired: Option<Paired>,
     vocab_size: u32,
     model_max_length: Option<u32>,
     chat_templates: ChatTemplates,
@@ -78,10 +90,11 @@ struct Inner {
 }
 
 impl Tokenizer {
-    /// Makes the tokenizer of a model from `tokenizer.json`, else `vocab.json` and `merges.txt`
-    /// (byte-level BPE), else `vocab.txt` (WordPiece), with what `tokenizer_config.json`,
-    /// `special_tokens_map.json` and `added_tokens.json` say. Truncation and padding that
-    /// `tokenizer.json` carries are switched off.
+    /// Makes the tokenizer of a model from `tokenizer.json`, else from the files that its class
+    /// knows: `vocab.json` and `merges.txt` (byte-level BPE), `vocab.txt` (WordPiece), a
+    /// sentencepiece model, or for Marian and M2M100 sentencepiece models and `vocab.json`; with
+    /// what `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` say.
+    /// Truncation and padding that `tokenizer.json` carries are switched off.
     ///
     /// # Errors
     /// There are no such files, or one is too large or broken; the error names it.
@@ -91,21 +104,23 @@ impl Tokenizer {
         let model_config = optional_json(dir, "config.json")?;
         let definition = definition::Definition::find(dir, &config, model_config.as_ref())?;
         let path = definition.path.clone();
-        let named = special::SpecialSettings::read(dir, &config, &definition)?;
-        let chat_templates = ChatTemplates::read(dir, &config)?;
         let settings = Settings::read(&config)?;
-        let (backend, names, vocab_size) =
-            guard::call(|| definition.build(&named, &settings, &config))
-                .map_err(|source| ArtifactError::Tokenizer { path: path.clone(), source })?;
-        let is_bpe = matches!(backend.get_model(), ModelWrapper::BPE(_));
+        let named = special::SpecialSettings::read(dir, &config, &definition, &settings)?;
+        let chat_templates = ChatTemplates::read(dir, &config)?;
+        let built = guard::call(|| definition.build(&named, &settings))
+            .map_err(|source| ArtifactError::Tokenizer { path: path.clone(), source })?;
+        let backend = built.backend;
+        let cleans = settings.clean_up && (!definition::is_bpe(&backend) || settings.clean_up_bpe);
         Ok(Self(Arc::new(Inner {
             path,
-            names,
-            vocab_size,
+            names: built.names,
+            languages: built.languages,
+            paired: built.paired,
+            vocab_size: built.vocab_size,
             model_max_length: settings.model_max_length,
             chat_templates,
             spelling: pieces::Spelling::of(&backend),
-            clean_up: settings.clean_up && (!is_bpe || settings.clean_up_bpe),
+            clean_up: cleans,
             byte_fallback: stream::has_byte_fallback(&backend),
             backend,
         })))
@@ -116,6 +131,10 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer can't encode the text.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Encoding, ArtifactError> {
+        if let Some(paired) = &self.0.paired {
+            return guard::call(|| paired.encode(text, None, special))
+                .map_err(|source| self.error("encode the text", source));
+        }
         self.encode_input(text.into(), special)
     }
 
@@ -129,6 +148,10 @@ impl Tokenizer {
         second: &str,
         special: SpecialTokens,
     ) -> Result<Encoding, ArtifactError> {
+        if let Some(paired) = &self.0.paired {
+            return guard::call(|| paired.encode(first, Some(second), special))
+                .map_err(|source| self.error("encode the text", source));
+        }
         self.encode_input((first, second).into(), special)
     }
 
@@ -139,8 +162,12 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer can't decode the ids.
     pub fn decode(&self, ids: &[u32], special: DecodeSpecial) -> Result<String, ArtifactError> {
-        let text = guard::call(|| self.0.backend.decode(ids, special == DecodeSpecial::Skip))
-            .map_err(|source| self.error("decode the tokens", source))?;
+        let backend = &self.0.backend;
+        let text = guard::call(|| match &self.0.paired {
+            Some(paired) => Ok(paired.decode(backend, ids, special)),
+            None => backend.decode(ids, special == DecodeSpecial::Skip),
+        })
+        .map_err(|source| self.error("decode the tokens", source))?;
         Ok(if self.0.clean_up { cleanup::clean_up(&text) } else { text })
     }
 
@@ -285,38 +312,6 @@ impl std::fmt::Debug for Tokenizer {
             .field("path", &self.0.path)
             .field("vocab_size", &self.0.vocab_size)
             .finish_non_exhaustive()
-    }
-}
-
-/// The plain values of `tokenizer_config.json`.
-struct Settings {
-    model_max_length: Option<u32>,
-    clean_up: bool,
-    clean_up_bpe: bool,
-    split_special_tokens: bool,
-    add_bos_token: Option<bool>,
-    add_eos_token: Option<bool>,
-    add_prefix_space: Option<bool>,
-}
-
-impl Settings {
-    fn read(config: &JsonFile) -> Result<Self, ArtifactError> {
-        let length = config.opt_f64_any(&["model_max_length", "max_len"])?;
-        let flag = |key| Ok::<bool, ArtifactError>(config.opt_bool(key)?.unwrap_or(false));
-        Ok(Self {
-            // transformers writes 1e30 for "none".
-            model_max_length: length
-                .filter(|length| (1.0..=f64::from(u32::MAX)).contains(length))
-                .map(|length| length as u32),
-            clean_up: flag("clean_up_tokenization_spaces")?,
-            clean_up_bpe: flag(
-                "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
-            )?,
-            split_special_tokens: flag("split_special_tokens")?,
-            add_bos_token: config.opt_bool("add_bos_token")?,
-            add_eos_token: config.opt_bool("add_eos_token")?,
-            add_prefix_space: config.opt_bool("add_prefix_space")?,
-        })
     }
 }
 

@@ -1,16 +1,19 @@
 //! Special and added tokens, from the four files that may say something about them.
 //!
-//! Source: transformers 5.23.0, `tokenization_utils_base.py` (`_from_pretrained`) and
-//! `tokenization_utils_tokenizers.py` (`TokenizersBackend.__init__`).
+//! Source: transformers 5.24.0, `tokenization_utils_base.py` (`_from_pretrained`),
+//! `tokenization_utils_tokenizers.py` (`TokenizersBackend.__init__`) and the `__init__` of the
+//! classes in `models/*/tokenization_*.py`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::Value;
 use tokenizers::AddedToken;
 
 use super::class::Class;
 use super::definition::Definition;
-use super::{guard, optional_json};
+use super::settings::Settings;
+use super::vocabulary::own_tokens;
+use super::{guard, language_codes, optional_json};
 use crate::error::ArtifactError;
 use crate::json::JsonFile;
 use crate::model_dir::ModelDir;
@@ -27,7 +30,9 @@ const WANTED: &str = "a token, as a string or an object with a content";
 /// What the files say.
 pub(super) struct SpecialSettings {
     /// Named tokens; those with the usual names first.
-    pub(super) named: Vec<(String, AddedToken)>,
+    named: Vec<(String, AddedToken)>,
+    /// The names that the files give a token.
+    given: HashSet<String>,
     /// Further special tokens.
     extra: Vec<AddedToken>,
     /// Tokens with the id they had when they were saved.
@@ -39,32 +44,48 @@ impl SpecialSettings {
         dir: &ModelDir,
         config: &JsonFile,
         definition: &Definition,
+        settings: &Settings,
     ) -> Result<Self, ArtifactError> {
-        let mut named: Vec<(String, Option<AddedToken>)> = class_defaults(definition.class)
-            .iter()
-            .map(|(name, text)| ((*name).to_owned(), Some(AddedToken::from(*text, true))))
-            .collect();
-        if let Some(pad) = definition.stored_pad_token() {
-            named.retain(|(name, _)| name != "pad_token");
-            named.push(("pad_token".to_owned(), Some(AddedToken::from(pad, true))));
+        let class = definition.class;
+        let mut gathered = Gathered { class, ..Gathered::default() };
+        for (name, text) in definition.usual_names() {
+            gathered.set(name, Some(class_token(class, name, text)));
         }
-        let mut extra = Vec::new();
-        merge(config, &mut named, &mut extra)?;
+        gathered.given.clear();
+        if let Some(pad) = definition.stored_pad_token() {
+            gathered.named.retain(|(name, _)| name != "pad_token");
+            gathered.named.push(("pad_token".to_owned(), Some(AddedToken::from(pad, true))));
+        }
+        gathered.merge(config)?;
+        let keys = ["extra_special_tokens", "additional_special_tokens"];
+        let mut is_given = keys.iter().any(|key| config.value().get(key).is_some());
         let mut added = BTreeMap::new();
         if config.contains("added_tokens_decoder") {
             read_decoder(config, &mut added)?;
         } else {
             if let Some(map) = optional_json(dir, "special_tokens_map.json")? {
-                merge(&map, &mut named, &mut extra)?;
+                gathered.merge(&map)?;
+                // A sentencepiece model's own tokens stand in for the file's.
+                is_given |= definition.pieces().is_none()
+                    && keys.iter().any(|key| map.value().get(key).is_some());
             }
             if let Some(map) = optional_json(dir, "added_tokens.json")? {
-                read_added(&map, &named, &extra, &mut added)?;
+                read_added(&map, &gathered.named, &gathered.extra, &mut added)?;
             }
             added.extend(definition.stored_added_tokens());
         }
+        if !is_given {
+            gathered.extra = usual_extra(definition, settings);
+        }
+        if class == Class::AsStored && definition.prefixes_text() {
+            for token in added.values_mut() {
+                token.normalized = false;
+            }
+        }
         let by_content: HashMap<&str, &AddedToken> =
             added.values().map(|token| (token.content.as_str(), token)).collect();
-        let mut known: Vec<(String, AddedToken)> = named
+        let mut known: Vec<(String, AddedToken)> = gathered
+            .named
             .into_iter()
             .filter_map(|(name, token)| Some((name, token?)))
             .map(|(name, token)| {
@@ -73,7 +94,22 @@ impl SpecialSettings {
             })
             .collect();
         known.sort_by_key(|(name, _)| NAMES.iter().position(|usual| usual == name).unwrap_or(7));
-        Ok(Self { named: known, extra, added })
+        Ok(Self { named: known, given: gathered.given, extra: gathered.extra, added })
+    }
+
+    /// The text of a named token, if the files give one.
+    pub(super) fn given(&self, name: &str) -> Option<&str> {
+        self.text(name).filter(|_| self.given.contains(name))
+    }
+
+    /// The texts of tokens with the ids they had when they were saved.
+    pub(super) fn saved(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.added.iter().map(|(id, token)| (*id, token.content.as_str()))
+    }
+
+    /// The texts of the further special tokens.
+    pub(super) fn extra(&self) -> impl Iterator<Item = &str> {
+        self.extra.iter().map(|token| token.content.as_str())
     }
 
     /// The text of a named token.
@@ -116,9 +152,10 @@ fn is_same(a: &AddedToken, b: &AddedToken) -> bool {
     a.content == b.content && flags(a) == flags(b)
 }
 
-fn class_defaults(class: Class) -> &'static [(&'static str, &'static str)] {
+/// The tokens that a class has where the files say nothing, by name.
+pub(super) fn class_defaults(class: Class) -> &'static [(&'static str, &'static str)] {
     match class {
-        Class::AsStored => &[],
+        Class::AsStored | Class::Other => &[],
         Class::Bert => &[
             ("unk_token", "[UNK]"),
             ("sep_token", "[SEP]"),
@@ -126,13 +163,64 @@ fn class_defaults(class: Class) -> &'static [(&'static str, &'static str)] {
             ("cls_token", "[CLS]"),
             ("mask_token", "[MASK]"),
         ],
+        Class::Clip => &[
+            ("bos_token", "<|startoftext|>"),
+            ("eos_token", "<|endoftext|>"),
+            ("unk_token", "<|endoftext|>"),
+            ("pad_token", "<|endoftext|>"),
+        ],
+        Class::Gemma => &[
+            ("bos_token", "<bos>"),
+            ("eos_token", "<eos>"),
+            ("unk_token", "<unk>"),
+            ("pad_token", "<pad>"),
+            ("mask_token", "<mask>"),
+        ],
         Class::Gpt2 => &[
             ("bos_token", "<|endoftext|>"),
             ("eos_token", "<|endoftext|>"),
             ("unk_token", "<|endoftext|>"),
         ],
         Class::Llama => &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
-        Class::Roberta => &[
+        Class::M2m100 => &[
+            ("bos_token", "<s>"),
+            ("eos_token", "</s>"),
+            ("unk_token", "<unk>"),
+            ("sep_token", "</s>"),
+            ("pad_token", "<pad>"),
+        ],
+        Class::Marian | Class::T5 => {
+            &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")]
+        }
+        Class::Mpnet => &[
+            ("bos_token", "<s>"),
+            ("eos_token", "</s>"),
+            ("unk_token", "[UNK]"),
+            ("sep_token", "</s>"),
+            ("pad_token", "<pad>"),
+            ("cls_token", "<s>"),
+            ("mask_token", "<mask>"),
+        ],
+        Class::Mbart50 => &[
+            ("eos_token", "</s>"),
+            ("unk_token", "<unk>"),
+            ("sep_token", "</s>"),
+            ("pad_token", "<pad>"),
+            ("cls_token", "<s>"),
+            ("mask_token", "<mask>"),
+        ],
+        Class::Pegasus => &[
+            ("eos_token", "</s>"),
+            ("unk_token", "<unk>"),
+            ("pad_token", "<pad>"),
+            ("mask_token", "<mask_2>"),
+        ],
+        Class::Qwen2 => &[
+            ("eos_token", "<|endoftext|>"),
+            ("unk_token", "<|endoftext|>"),
+            ("pad_token", "<|endoftext|>"),
+        ],
+        Class::Camembert | Class::Mbart | Class::Nllb | Class::Roberta | Class::XlmRoberta => &[
             ("bos_token", "<s>"),
             ("eos_token", "</s>"),
             ("unk_token", "<unk>"),
@@ -144,51 +232,131 @@ fn class_defaults(class: Class) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// Takes over the tokens of a file; what it says wins over what was there.
-fn merge(
-    json: &JsonFile,
-    named: &mut Vec<(String, Option<AddedToken>)>,
-    extra: &mut Vec<AddedToken>,
-) -> Result<(), ArtifactError> {
-    let mut set =
-        |name: &str, token: Option<AddedToken>| match named.iter_mut().find(|(n, _)| n == name) {
-            Some(slot) => slot.1 = token,
-            None => named.push((name.to_owned(), token)),
-        };
-    for (key, value) in json.value().as_object().into_iter().flatten() {
-        let usual = NAMES.contains(&key.as_str());
-        match value {
-            Value::Null if usual => set(key, None),
-            _ if usual => {
-                let token = read_token(value).ok_or_else(|| json.invalid(key, WANTED))?;
-                set(key, Some(token));
+/// A named token that only its text is known of, with the flags that the class gives it.
+fn class_token(class: Class, name: &str, text: &str) -> AddedToken {
+    let token = AddedToken::from(text, true);
+    match (class, name) {
+        (Class::Camembert, "mask_token") => token.lstrip(true),
+        (Class::Mbart | Class::Mbart50 | Class::Nllb | Class::Mpnet, "mask_token") => {
+            token.lstrip(true).normalized(true)
+        }
+        (Class::Mpnet, _) => token.normalized(true),
+        _ => token,
+    }
+}
+
+/// The further special tokens that a class has where the config says nothing of any.
+fn usual_extra(definition: &Definition, settings: &Settings) -> Vec<AddedToken> {
+    let special = |text: &str| AddedToken::from(text, true);
+    let codes = |codes: &'static str| codes.split(' ').map(special);
+    let own: Vec<AddedToken> = definition
+        .pieces()
+        .into_iter()
+        .flat_map(own_tokens)
+        .map(|(text, special)| AddedToken::from(text, special).normalized(false))
+        .collect();
+    let mut extra = Vec::new();
+    match definition.class {
+        Class::AsStored => extra.extend(own.into_iter().filter(|token| token.special)),
+        Class::T5 => {
+            let has_sentinels = own.iter().any(|token| token.content.contains("<extra_id_"));
+            extra.extend(own);
+            if !has_sentinels {
+                let sentinels = 0..settings.extra_ids;
+                extra.extend(sentinels.map(|n| special(&format!("<extra_id_{n}>"))));
             }
-            Value::String(_) if key.ends_with("_token") => set(key, read_token(value)),
-            _ => {}
+        }
+        Class::Pegasus => {
+            let mask = settings.mask_token_sent.as_deref().unwrap_or("<mask_1>");
+            if !own.iter().any(|token| token.content == mask) {
+                extra.push(special(mask));
+            }
+            extra.extend((2..settings.offset).map(|n| special(&format!("<unk_{n}>"))));
+        }
+        Class::Mbart => extra.extend(codes(language_codes::MBART).chain(own)),
+        Class::Mbart50 => {
+            extra.extend(own);
+            extra.extend(codes(language_codes::MBART).chain(codes(language_codes::MBART50)));
+        }
+        Class::Nllb => extra.extend(codes(language_codes::NLLB)),
+        Class::Camembert if definition.pieces().is_none() => {
+            extra.extend(["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"].map(special));
+        }
+        Class::Marian | Class::M2m100 => {}
+        _ => extra.extend(own),
+    }
+    extra
+}
+
+/// What was read so far.
+struct Gathered {
+    class: Class,
+    named: Vec<(String, Option<AddedToken>)>,
+    given: HashSet<String>,
+    extra: Vec<AddedToken>,
+}
+
+impl Default for Gathered {
+    fn default() -> Self {
+        let (named, given, extra) = (Vec::new(), HashSet::new(), Vec::new());
+        Self { class: Class::Other, named, given, extra }
+    }
+}
+
+impl Gathered {
+    fn set(&mut self, name: &str, token: Option<AddedToken>) {
+        self.given.insert(name.to_owned());
+        match self.named.iter_mut().find(|(known, _)| known == name) {
+            Some(slot) => slot.1 = token,
+            None => self.named.push((name.to_owned(), token)),
         }
     }
-    for key in ["extra_special_tokens", "additional_special_tokens"] {
-        match json.get(key)? {
-            None => continue,
-            Some(Value::Array(tokens)) => {
-                for value in tokens {
-                    let token =
-                        read_token(value).ok_or_else(|| json.invalid(key, "a list of tokens"))?;
-                    if !extra.iter().any(|other| other.content == token.content) {
-                        extra.push(token);
+
+    /// A named special token, as a string or as an object.
+    fn read(&self, name: &str, value: &Value) -> Option<AddedToken> {
+        match value {
+            Value::String(text) => Some(class_token(self.class, name, text)),
+            _ => read_token(value),
+        }
+    }
+
+    /// Takes over the tokens of a file; what it says wins over what was there.
+    fn merge(&mut self, json: &JsonFile) -> Result<(), ArtifactError> {
+        for (key, value) in json.value().as_object().into_iter().flatten() {
+            let usual = NAMES.contains(&key.as_str());
+            match value {
+                Value::Null if usual => self.set(key, None),
+                _ if usual => {
+                    let token = self.read(key, value).ok_or_else(|| json.invalid(key, WANTED))?;
+                    self.set(key, Some(token));
+                }
+                Value::String(_) if key.ends_with("_token") => self.set(key, read_token(value)),
+                _ => {}
+            }
+        }
+        for key in ["extra_special_tokens", "additional_special_tokens"] {
+            match json.get(key)? {
+                None => continue,
+                Some(Value::Array(tokens)) => {
+                    for value in tokens {
+                        let token = read_token(value)
+                            .ok_or_else(|| json.invalid(key, "a list of tokens"))?;
+                        if !self.extra.iter().any(|other| other.content == token.content) {
+                            self.extra.push(token);
+                        }
                     }
                 }
-            }
-            Some(Value::Object(tokens)) => {
-                for (name, value) in tokens {
-                    let token = read_token(value).ok_or_else(|| json.invalid(key, WANTED))?;
-                    set(name, Some(token));
+                Some(Value::Object(tokens)) => {
+                    for (name, value) in tokens {
+                        let token = read_token(value).ok_or_else(|| json.invalid(key, WANTED))?;
+                        self.set(name, Some(token));
+                    }
                 }
+                Some(_) => return Err(json.invalid(key, "a list of tokens")),
             }
-            Some(_) => return Err(json.invalid(key, "a list of tokens")),
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// A special token, as a string or as an object.

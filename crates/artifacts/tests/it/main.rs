@@ -6,5 +6,6 @@
 mod fixtures;
 mod mutations;
 mod tokenizer;
+mod tokenizer_files;
 mod torch;
 mod weights;
