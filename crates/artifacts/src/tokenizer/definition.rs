@@ -206,6 +206,7 @@ impl Definition {
             backend.with_post_processor(Some(wrapper));
         }
         let highest = backend.get_vocab(true).into_values().max();
+        let highest = highest.max(paired.as_ref().and_then(Paired::highest_id));
         let vocab_size = highest.map_or(0, |id| id.saturating_add(1));
         Ok(Built { backend, names: special.names(), languages, paired, vocab_size })
     }

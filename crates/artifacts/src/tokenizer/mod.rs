@@ -104,7 +104,7 @@ impl Tokenizer {
         let model_config = optional_json(dir, "config.json")?;
         let definition = definition::Definition::find(dir, &config, model_config.as_ref())?;
         let path = definition.path.clone();
-        let settings = Settings::read(&config)?;
+        let settings = Settings::read(&config, definition.class)?;
         let named = special::SpecialSettings::read(dir, &config, &definition, &settings)?;
         let chat_templates = ChatTemplates::read(dir, &config)?;
         let built = guard::call(|| definition.build(&named, &settings))

@@ -7,8 +7,10 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokenizers::NormalizerWrapper;
 use tokenizers::models::wordlevel::WordLevel;
+use tokenizers::normalizers::Sequence;
 
 use super::build::{self, PieceKind, Prefix};
 use super::class::Class;
@@ -40,6 +42,7 @@ pub(super) struct Paired {
     is_marian: bool,
     pieces: tokenizers::Tokenizer,
     ids: HashMap<String, u32>,
+    highest: Option<u32>,
     unk: u32,
     /// What stands before and behind a text.
     before: Option<u32>,
@@ -104,6 +107,17 @@ impl PairedFiles {
             (Some(target), Some(target_ids)) => (target, target_ids),
             _ => (self.source.clone(), ids.clone()),
         };
+        let highest = ids.iter().chain(&spoken).map(|(_, id)| *id).max();
+        // Special tokens have the ids of the source's side, where the two sides differ.
+        let of_source: HashMap<&str, u32> =
+            ids.iter().map(|(text, id)| (text.as_str(), *id)).collect();
+        let mut spoken: HashMap<String, u32> = spoken.into_iter().collect();
+        for text in special.texts() {
+            if let Some(&id) = of_source.get(text) {
+                spoken.retain(|_, other| *other != id);
+                spoken.insert(text.to_owned(), id);
+            }
+        }
         let word_level = WordLevel::builder()
             .vocab(spoken.into_iter().collect())
             .unk_token(unk_text.clone())
@@ -112,7 +126,7 @@ impl PairedFiles {
         let decoder: tokenizers::DecoderWrapper = build::part(build::piece_decoder(false, true))?;
         backend.with_decoder(Some(decoder));
         special.add_to(&mut backend)?;
-        let mut pieces = build::sentencepiece(&self.source.pieces, Prefix::Always)?;
+        let mut pieces = sentencepiece_itself(&self.source)?;
         special.add_to(&mut pieces)?;
         pieces.set_encode_special_tokens(settings.split_special_tokens);
         let mut ids: HashMap<String, u32> = ids.into_iter().collect();
@@ -127,6 +141,7 @@ impl PairedFiles {
         let paired = Paired {
             is_marian,
             pieces,
+            highest,
             unk,
             before: None,
             behind,
@@ -152,6 +167,11 @@ impl Paired {
         self.before = Some(id);
     }
 
+    /// The highest id of either side.
+    pub(super) fn highest_id(&self) -> Option<u32> {
+        self.highest
+    }
+
     /// The tokens of one text, or of two without anything between them.
     pub(super) fn encode(
         &self,
@@ -160,7 +180,7 @@ impl Paired {
         special: SpecialTokens,
     ) -> Result<Encoding, Cause> {
         let mut encoding = self.cut(first)?;
-        let n_first = encoding.ids.len();
+        let mut n_first = encoding.ids.len();
         if let Some(second) = second {
             let more = self.cut(second)?;
             encoding.ids.extend(more.ids);
@@ -168,14 +188,14 @@ impl Paired {
             encoding.words.extend(more.words);
         }
         encoding.special = vec![false; encoding.ids.len()];
-        encoding.type_ids = (0..encoding.ids.len()).map(|at| u32::from(at >= n_first)).collect();
+        encoding.type_ids = vec![0; encoding.ids.len()];
         if special == SpecialTokens::Add {
             encoding.surround(self.before.into_iter(), self.behind.into_iter());
-            if second.is_some()
-                && let Some(last) = encoding.type_ids.last_mut()
-            {
-                *last = u32::from(self.behind.is_some());
-            }
+            // The first text counts as long as it would be alone.
+            n_first += usize::from(self.before.is_some()) + usize::from(self.behind.is_some());
+        }
+        if second.is_some() {
+            encoding.type_ids.iter_mut().skip(n_first).for_each(|type_id| *type_id = 1);
         }
         Ok(encoding)
     }
@@ -249,6 +269,20 @@ impl Paired {
             }
         }
     }
+}
+
+/// A tokenizer that cuts texts as sentencepiece itself does. It takes marks for spaces from a text's
+/// end, too, which transformers' own tokenizers leave there.
+fn sentencepiece_itself(model: &SentencePieceModel) -> Result<tokenizers::Tokenizer, Cause> {
+    let mut tokenizer = build::sentencepiece(&model.pieces, Prefix::Always)?;
+    let settings = &model.pieces.normalizer;
+    if settings.remove_extra_whitespaces && settings.escape_whitespaces {
+        let marks: NormalizerWrapper =
+            build::part(json!({"type": "Replace", "pattern": {"Regex": r"▁+\z"}, "content": ""}))?;
+        let all = tokenizer.get_normalizer().cloned().into_iter().chain([marks]).collect();
+        tokenizer.with_normalizer(Some(Sequence::new(all)))?;
+    }
+    Ok(tokenizer)
 }
 
 /// A code like `>>fr<<` that a text starts with, which says what language it is to become.

@@ -1,5 +1,6 @@
 //! The plain values of `tokenizer_config.json`.
 
+use super::class::Class;
 use crate::error::ArtifactError;
 use crate::json::JsonFile;
 
@@ -34,13 +35,12 @@ pub(super) struct Settings {
     pub(super) legacy_behaviour: bool,
     /// M2M100: the list of languages, `m2m100` or `wmt21`.
     pub(super) language_codes: Option<String>,
-    /// Marian: whether the target has a vocabulary of its own.
-    pub(super) separate_vocabs: bool,
 }
 
 impl Settings {
-    pub(super) fn read(config: &JsonFile) -> Result<Self, ArtifactError> {
+    pub(super) fn read(config: &JsonFile, class: Class) -> Result<Self, ArtifactError> {
         let length = config.opt_f64_any(&["model_max_length", "max_len"])?;
+        let length = length.or((class == Class::Marian).then_some(512.0));
         let flag = |key| Ok::<bool, ArtifactError>(config.opt_bool(key)?.unwrap_or(false));
         let text = |key| Ok::<_, ArtifactError>(config.opt_str(key)?.map(str::to_owned));
         let count = |key, usual| match config.opt_u32(key)?.unwrap_or(usual) {
@@ -72,7 +72,6 @@ impl Settings {
             tgt_lang: text("tgt_lang")?,
             legacy_behaviour: flag("legacy_behaviour")?,
             language_codes: text("language_codes")?,
-            separate_vocabs: flag("separate_vocabs")?,
         })
     }
 }

@@ -107,9 +107,9 @@ impl SpecialSettings {
         self.added.iter().map(|(id, token)| (*id, token.content.as_str()))
     }
 
-    /// The texts of the further special tokens.
-    pub(super) fn extra(&self) -> impl Iterator<Item = &str> {
-        self.extra.iter().map(|token| token.content.as_str())
+    /// The texts of all special tokens.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        self.named.iter().map(|(_, token)| token).chain(&self.extra).map(|t| t.content.as_str())
     }
 
     /// The text of a named token.
@@ -236,11 +236,10 @@ pub(super) fn class_defaults(class: Class) -> &'static [(&'static str, &'static 
 fn class_token(class: Class, name: &str, text: &str) -> AddedToken {
     let token = AddedToken::from(text, true);
     match (class, name) {
-        (Class::Camembert, "mask_token") => token.lstrip(true),
-        (Class::Mbart | Class::Mbart50 | Class::Nllb | Class::Mpnet, "mask_token") => {
-            token.lstrip(true).normalized(true)
+        (Class::Nllb, "mask_token") => token.lstrip(true).normalized(true),
+        (Class::Camembert | Class::Mbart | Class::Mbart50 | Class::Mpnet, "mask_token") => {
+            token.lstrip(true)
         }
-        (Class::Mpnet, _) => token.normalized(true),
         _ => token,
     }
 }

@@ -111,7 +111,21 @@ fn broken_definitions_name_their_file() {
         assert!(message.contains(expect), "{message}");
     };
     check(&[], "has no tokenizer: expected tokenizer.json");
-    check(&[("spiece.model", "x")], "spiece.model alone can't be read");
+    check(&[("spiece.model", "x")], "spiece.model: no tokenizer can be made");
+    check(&[("tekken.json", "{}")], "its tekken.json alone does not make the tokenizer");
+    let albert = ("config.json", "{\"model_type\": \"albert\"}");
+    check(
+        &[("spiece.model", "x"), albert],
+        "has no tokenizer: expected tokenizer.json; its spiece",
+    );
+    let marian = ("config.json", "{\"model_type\": \"marian\"}");
+    check(&[("source.spm", "x"), marian], "has no vocab.json, which belongs to its source.spm");
+    check(
+        &[("source.spm", "x"), ("target.spm", "x"), ("vocab.json", "{}"), marian],
+        "target.spm: no tokenizer can be made",
+    );
+    let bert = ("config.json", "{\"model_type\": \"bert\"}");
+    check(&[("spiece.model", "x"), bert], "expected tokenizer.json or vocab.txt; its spiece.model");
     check(&[("tokenizer.json", "{")], "tokenizer.json: is not valid JSON");
     check(&[("tokenizer.json", "[]")], "tokenizer.json: no tokenizer can be made");
     check(
