@@ -86,36 +86,46 @@ impl Definition {
                 source: Source::Stored(stored),
             });
         }
-        let is_open = class.is_none_or(|class| class == Class::AsStored);
-        if is_open || class.is_some_and(Class::is_byte_level) {
-            if let Some(path) = dir.file("vocab.json")? {
-                let class = class.filter(|class| class.is_byte_level()).unwrap_or(Class::Gpt2);
-                let merges = dir.file("merges.txt")?;
-                let merges = merges.ok_or_else(|| ArtifactError::MissingFile {
-                    dir: dir.path().to_owned(),
-                    wanted: "merges.txt, which belongs to its vocab.json".to_owned(),
-                })?;
-                let vocabulary = Vocabulary::Ranked(read_vocab(&path)?, read_merges(&merges)?);
-                return Ok(Self { path, class, source: Source::Vocabulary(vocabulary) });
+        match Self::of_vocabulary(dir, class)? {
+            Some(found) => Ok(found),
+            None => Err(missing(dir, class)),
+        }
+    }
+
+    /// The vocabulary that the class takes, of whatever kind there is where none is known.
+    fn of_vocabulary(dir: &ModelDir, class: Option<Class>) -> Result<Option<Self>, ArtifactError> {
+        let takes = |kind: fn(Class) -> bool| match class {
+            None | Some(Class::AsStored) => true,
+            Some(class) => kind(class),
+        };
+        let find = |is_taken: bool, name| if is_taken { dir.file(name) } else { Ok(None) };
+        if let Some(path) = find(takes(Class::is_byte_level), "vocab.json")? {
+            let class = class.filter(|class| class.is_byte_level()).unwrap_or(Class::Gpt2);
+            let merges = dir.file("merges.txt")?.ok_or_else(|| ArtifactError::MissingFile {
+                dir: dir.path().to_owned(),
+                wanted: "merges.txt, which belongs to its vocab.json".to_owned(),
+            })?;
+            let vocabulary = Vocabulary::Ranked(read_vocab(&path)?, read_merges(&merges)?);
+            return Ok(Some(Self { path, class, source: Source::Vocabulary(vocabulary) }));
+        }
+        if let Some(path) = find(takes(Class::is_word_piece), "vocab.txt")? {
+            let class = class.filter(|class| class.is_word_piece()).unwrap_or(Class::Bert);
+            let vocabulary = Vocabulary::Tokens(read_lines(&path)?);
+            return Ok(Some(Self { path, class, source: Source::Vocabulary(vocabulary) }));
+        }
+        let usual = match class {
+            Some(Class::T5 | Class::Pegasus) => "spiece.model",
+            Some(class) if class.is_scored() || class == Class::Nllb => "sentencepiece.bpe.model",
+            _ => "tokenizer.model",
+        };
+        for name in std::iter::once(usual).chain(PIECES) {
+            if let Some(path) = find(takes(Class::is_of_pieces), name)? {
+                let model = Box::new(sentencepiece::read(&path)?);
+                let class = class.unwrap_or(Class::AsStored);
+                return Ok(Some(Self { path, class, source: Source::Pieces(model) }));
             }
         }
-        if is_open || class.is_some_and(Class::is_word_piece) {
-            if let Some(path) = dir.file("vocab.txt")? {
-                let class = class.filter(|class| class.is_word_piece()).unwrap_or(Class::Bert);
-                let vocabulary = Vocabulary::Tokens(read_lines(&path)?);
-                return Ok(Self { path, class, source: Source::Vocabulary(vocabulary) });
-            }
-        }
-        if is_open || class.is_some_and(Class::is_of_pieces) {
-            for name in PIECES {
-                if let Some(path) = dir.file(name)? {
-                    let model = Box::new(sentencepiece::read(&path)?);
-                    let class = class.unwrap_or(Class::AsStored);
-                    return Ok(Self { path, class, source: Source::Pieces(model) });
-                }
-            }
-        }
-        Err(missing(dir, class))
+        Ok(None)
     }
 
     /// The added tokens that `tokenizer.json` holds.

@@ -35,6 +35,8 @@ pub(super) struct SpecialSettings {
     given: HashSet<String>,
     /// Further special tokens.
     extra: Vec<AddedToken>,
+    /// Whether these are the class's own, as the files name none.
+    pub(super) is_extra_usual: bool,
     /// Tokens with the id they had when they were saved.
     added: BTreeMap<u32, AddedToken>,
 }
@@ -94,7 +96,13 @@ impl SpecialSettings {
             })
             .collect();
         known.sort_by_key(|(name, _)| NAMES.iter().position(|usual| usual == name).unwrap_or(7));
-        Ok(Self { named: known, given: gathered.given, extra: gathered.extra, added })
+        Ok(Self {
+            named: known,
+            given: gathered.given,
+            extra: gathered.extra,
+            is_extra_usual: !is_given,
+            added,
+        })
     }
 
     /// The text of a named token, if the files give one.

@@ -75,7 +75,7 @@ impl Around<'_> {
                     true => (vec![], vec![end, code]),
                     false => (vec![code], vec![end]),
                 };
-                let single = [&before[..], &[a.clone()], &behind].concat();
+                let single = [&before[..], std::slice::from_ref(&a), &behind].concat();
                 let pair = [&before[..], &[a, b], &behind].concat();
                 Some(template(&single, &pair, &[language, eos]))
             }

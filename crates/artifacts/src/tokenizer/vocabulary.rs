@@ -180,7 +180,8 @@ fn scored(
     all
 }
 
-/// The tokens of NLLB: four of its own first, then the pieces.
+/// The tokens of NLLB: four of its own first, then the pieces, then the languages where no file says
+/// which there are.
 fn nllb(model: &SentencePieceModel, special: &SpecialSettings) -> Vec<(String, u32)> {
     let own = [
         special.given("bos_token").unwrap_or("<s>"),
@@ -190,7 +191,13 @@ fn nllb(model: &SentencePieceModel, special: &SpecialSettings) -> Vec<(String, u
     ];
     let rest = model.pieces.texts().filter(|text| !own.contains(text));
     let mut seen = std::collections::HashSet::new();
-    build::ids(own.into_iter().chain(rest).filter(|text| seen.insert(*text))).collect()
+    // Checkpoints have the languages before the mask, which transformers 5 would number first.
+    let codes = language_codes::NLLB.split(' ').take(match special.is_extra_usual {
+        true => usize::MAX,
+        false => 0,
+    });
+    let all = own.into_iter().chain(rest).chain(codes);
+    build::ids(all.filter(|text| seen.insert(*text))).collect()
 }
 
 /// The pieces that are tokens of their own: control ones, which are special, and those that the

@@ -144,7 +144,11 @@ fn open_archive(bytes: &[u8]) {
 
 fn read_tokenizer(name: &str, bytes: &[u8]) {
     let (_dir, model) = model_with(name, bytes);
-    let Ok(tokenizer) = Tokenizer::read(&model) else { return };
+    use_tokenizer(&model);
+}
+
+fn use_tokenizer(model: &ModelDir) {
+    let Ok(tokenizer) = Tokenizer::read(model) else { return };
     let _ = tokenizer.vocab_size();
     if let Ok(encoding) = tokenizer.encode("Hello, wörld 😀 <s>", SpecialTokens::Add) {
         let _ = tokenizer.decode(&encoding.ids, DecodeSpecial::Skip);
@@ -199,6 +203,43 @@ proptest! {
         let name = ["bert", "gpt2", "llama_gqa"][file];
         let text = fs::read(fixtures::path(name).join("tokenizer.json")).unwrap();
         read_tokenizer("tokenizer.json", &apply(&text, &changes));
+    }
+
+    #[test]
+    fn pieces(changes in changes(), file in 0..4usize, class in 0..5usize) {
+        let name = ["fairseq.model", "fairseq_bpe.model", "llama.model", "unigram_bytes.model"][file];
+        let class = ["t5", "mbart", "xlm-roberta", "nllb", "mixtral"][class];
+        let bytes = fs::read(fixtures::path("tokenizers").join(name)).unwrap();
+        let config = format!("{{\"model_type\": \"{class}\"}}");
+        let (dir, model) = model_with("tokenizer.model", &apply(&bytes, &changes));
+        fs::write(dir.path().join("config.json"), config).unwrap();
+        use_tokenizer(&model);
+    }
+
+    #[test]
+    fn pairs(changes in changes(), file in 0..3usize) {
+        let names = ["source.spm", "target.spm", "vocab.json"];
+        let (dir, model) = model_with("config.json", b"{\"model_type\": \"marian\"}");
+        for (idx, (name, source)) in
+            names.iter().zip(["source.spm", "target.spm", "marian_vocab.json"]).enumerate()
+        {
+            let bytes = fs::read(fixtures::path("tokenizers").join(source)).unwrap();
+            let bytes = if idx == file { apply(&bytes, &changes) } else { bytes };
+            fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        use_tokenizer(&model);
+    }
+
+    #[test]
+    fn merges(changes in changes(), class in 0..3usize) {
+        let bytes = fs::read(fixtures::path("tokenizers").join("bytes_merges.txt")).unwrap();
+        let (dir, model) = model_with("merges.txt", &apply(&bytes, &changes));
+        let vocab = fixtures::path("tokenizers").join("bytes_vocab.json");
+        fs::copy(vocab, dir.path().join("vocab.json")).unwrap();
+        let class = ["gpt2", "roberta", "qwen3"][class];
+        let config = format!("{{\"model_type\": \"{class}\"}}");
+        fs::write(dir.path().join("config.json"), config).unwrap();
+        use_tokenizer(&model);
     }
 
     #[test]

@@ -51,12 +51,8 @@ impl Report {
 
 /// Byte offsets as places of characters, which Python counts.
 fn characters(text: &str, offsets: &[(usize, usize)]) -> Vec<u32> {
-    let count = |byte: usize| {
-        // An offset may fall inside a letter, of which several tokens are bytes.
-        text.char_indices().take_while(|(at, _)| *at < byte).count() as u32
-    };
-    let inside = |byte: usize| (byte..=text.len()).find(|at| text.is_char_boundary(*at));
-    let _ = inside;
+    // An offset may fall inside a letter, of which several tokens are bytes.
+    let count = |byte: usize| text.char_indices().take_while(|(at, _)| *at < byte).count() as u32;
     offsets.iter().flat_map(|(from, to)| [count(*from), count(*to)]).collect()
 }
 
@@ -146,6 +142,72 @@ fn check_case(report: &mut Report, name: &str, case: &Value, reference: &Value) 
             report.compare(&format!("{name}: {code}"), &id, &row[1]);
         }
     }
+}
+
+/// What a tokenizer says of itself makes the same tokenizer, also where a class takes nothing but the
+/// vocabulary from it.
+#[test]
+fn every_class_reads_its_tokenizer_json() {
+    let reference: Value = serde_json::from_slice(&fs::read(data("cases.json")).unwrap()).unwrap();
+    let mut report = Report::default();
+    for (name, case) in reference["cases"].as_object().unwrap() {
+        let is_slow = case["copied"].as_object().unwrap().contains_key("vocab.json")
+            && !case["copied"].as_object().unwrap().contains_key("merges.txt");
+        if is_slow {
+            continue;
+        }
+        let dir = model(case);
+        let stored = read(dir.path()).unwrap().to_json().unwrap();
+        fs::write(dir.path().join("tokenizer.json"), stored.to_string()).unwrap();
+        for copied in case["copied"].as_object().unwrap().keys() {
+            fs::remove_file(dir.path().join(copied)).unwrap();
+        }
+        let tokenizer = read(dir.path()).unwrap();
+        let texts = reference["texts"].as_array().unwrap();
+        check_texts(&mut report, name, &tokenizer, case, texts);
+    }
+    let n_found = report.0.len();
+    assert!(n_found == 0, "{n_found} differences:\n{}", report.0.join("\n"));
+}
+
+/// Where NLLB's model is all there is, the languages have the ids that its checkpoints know: behind the
+/// pieces, and the mask behind them.
+#[test]
+fn languages_of_nllb_stand_behind_its_pieces() {
+    let dir = TempDir::new().unwrap();
+    fs::copy(data("fairseq_bpe.model"), dir.path().join("sentencepiece.bpe.model")).unwrap();
+    fs::write(dir.path().join("config.json"), r#"{"model_type": "nllb-moe"}"#).unwrap();
+    let tokenizer = read(dir.path()).unwrap();
+    // 400 pieces of the model, of which three are fairseq's first four.
+    assert_eq!(tokenizer.language_token_id("ace_Arab"), Some(401));
+    assert_eq!(tokenizer.language_token_id("zul_Latn"), Some(401 + 201));
+    assert_eq!(tokenizer.mask_token_id(), Some(401 + 202));
+    assert_eq!(tokenizer.source_language(), Some("eng_Latn"));
+    let encoding = tokenizer.encode("", SpecialTokens::Add).unwrap();
+    assert_eq!(encoding.ids, [tokenizer.language_token_id("eng_Latn").unwrap(), 2]);
+    assert_eq!(tokenizer.languages().count(), 202);
+}
+
+#[test]
+fn a_language_without_a_token_is_named() {
+    let dir = TempDir::new().unwrap();
+    fs::copy(data("fairseq.model"), dir.path().join("sentencepiece.bpe.model")).unwrap();
+    let config = dir.path().join("tokenizer_config.json");
+    fs::write(&config, r#"{"tokenizer_class": "MBartTokenizer", "tgt_lang": "de_DE"}"#).unwrap();
+    let tokenizer = read(dir.path()).unwrap();
+    assert_eq!(
+        (tokenizer.source_language(), tokenizer.target_language()),
+        (Some("en_XX"), Some("de_DE"))
+    );
+    let message = tokenizer.encode_in("a", "xx_XX").unwrap_err().to_string();
+    let expect = "has no token for the language \"xx_XX\": expected one of ar_AR, cs_CZ";
+    assert!(message.contains(expect), "{message}");
+    fs::write(&config, r#"{"tokenizer_class": "MBartTokenizer", "src_lang": "xx"}"#).unwrap();
+    let message = read(dir.path()).unwrap_err();
+    assert!(message.contains("src_lang = \"xx\": the vocabulary has no token"), "{message}");
+    fs::write(&config, r#"{"tokenizer_class": "XLMRobertaTokenizer"}"#).unwrap();
+    let message = read(dir.path()).unwrap().encode_in("a", "en_XX").unwrap_err().to_string();
+    assert!(message.contains("expected one of none"), "{message}");
 }
 
 #[test]
