@@ -57,6 +57,8 @@ fn each_fault_is_caught_and_named() {
         ("encoder", "batch-dependent", "a batch equals", "in a batch against alone"),
         ("request", "keeps-sending", "a reply nobody", "frames were sent after"),
         ("request", "mixes-requests", "requests at once", "another answer among others"),
+        ("request", "mixes-batches", "a batch of requests", "another answer in a batch"),
+        ("request", "short-batch", "a batch of requests", "gave a request of a batch no end"),
         ("request", "panic-in-call", "a request is answered", "panicked: call gave up"),
         ("request", "late-head", "a request is answered", "head was called after"),
     ];

@@ -247,6 +247,9 @@ pub trait TokenModel: Send {
 pub struct RequestModelInfo {
     /// Most calls at once; at least 1.
     pub max_concurrency: u32,
+    /// Most requests of one [`RequestModel::call_batch`]; at 1 or less there is none, and every
+    /// request comes by [`RequestModel::call`].
+    pub max_batch: u32,
 }
 
 /// A request as a [`RequestModel`] sees it.
@@ -270,6 +273,14 @@ pub trait Reply {
     fn frame(&mut self, bytes: &[u8]) -> bool;
 }
 
+/// A request of a batch, and where its answer goes.
+pub struct Call<'a> {
+    /// The request.
+    pub request: Request<'a>,
+    /// Its own reply.
+    pub reply: &'a mut dyn Reply,
+}
+
 /// A model that answers whole requests: bytes in, a stream of frames out.
 pub trait RequestModel: Send + Sync {
     /// The model's figures; the same at every call.
@@ -281,6 +292,17 @@ pub trait RequestModel: Send + Sync {
     /// # Errors
     /// Before the first frame the error becomes the client's; after it, the stream ends there.
     fn call(&self, request: &Request<'_>, reply: &mut dyn Reply) -> Result<(), EngineError>;
+
+    /// Answers several requests together, up to `max_batch` of them; returns when all answers are
+    /// complete, with the end of each in order. The host gathers them by the model's `batch_size`
+    /// and `max_batch_delay`. One call counts as one of `max_concurrency`. By default the requests
+    /// are answered one after the other.
+    ///
+    /// # Errors
+    /// Each request's end as of [`Self::call`]. A list of another length fails those without an end.
+    fn call_batch(&self, calls: &mut [Call<'_>]) -> Vec<Result<(), EngineError>> {
+        calls.iter_mut().map(|call| self.call(&call.request, call.reply)).collect()
+    }
 
     /// As [`TokenModel::health`].
     ///

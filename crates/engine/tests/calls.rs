@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use built::library;
 use drivetrain_engine::{
-    Batch, Engine, EngineError, EngineLibrary, ErrorKind, HostServices, LoadRequest, LoadedModel,
-    LogLevel, MetricKind, Options, Outputs, Reply, Request, RequestModel, Segment, SeqId, Services,
-    TokenModel, Wanted,
+    Batch, Call, Engine, EngineError, EngineLibrary, ErrorKind, HostServices, LoadRequest,
+    LoadedModel, LogLevel, MetricKind, Options, Outputs, Reply, Request, RequestModel, Segment,
+    SeqId, Services, TokenModel, Wanted,
 };
 
 /// A host that writes down what it is told, or panics.
@@ -246,6 +246,30 @@ fn a_reply_that_panics_ends_the_call_with_an_error() {
     let mut reply = Recorder { panics: true, ..Recorder::default() };
     let error = model.call(&REQUEST, &mut reply).expect_err("the reply is broken");
     assert!(error.message().ends_with("wrote to it: the reply is broken"), "{error}");
+}
+
+#[test]
+fn a_batch_has_an_end_for_each_request() {
+    let model = request_model(&Arc::default(), "nowhere");
+    assert_eq!(model.info().max_batch, 4);
+    let mut replies = [Recorder::default(), Recorder::default(), Recorder::default()];
+    replies[2].panics = true;
+    let requests = [REQUEST, Request { content: &[], ..REQUEST }, Request { id: "r3", ..REQUEST }];
+    let mut calls: Vec<Call<'_>> = requests
+        .into_iter()
+        .zip(&mut replies)
+        .map(|(request, reply)| Call { request, reply })
+        .collect();
+    let ends = model.call_batch(&mut calls);
+    drop(calls);
+    assert_eq!(ends[0], Ok(()));
+    assert_eq!(ends[1], Err(EngineError::bad_input("request r1: no content")));
+    assert!(ends[2].as_ref().is_err_and(|error| error.message().contains("the reply is broken")));
+    assert_eq!(replies[0].got.len(), 5);
+    assert!(replies[1].got.is_empty());
+    let mut calls = [Call { request: REQUEST, reply: &mut replies[0] }];
+    let gone = request_model(&Arc::default(), "call").call_batch(&mut calls);
+    assert!(gone[0].as_ref().is_err_and(|error| error.message().starts_with("panicked")));
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Engine for Null {
 
 impl RequestModel for Null {
     fn info(&self) -> RequestModelInfo {
-        RequestModelInfo { max_concurrency: 1 }
+        RequestModelInfo { max_concurrency: 1, max_batch: 1 }
     }
 
     fn call(&self, _: &Request<'_>, reply: &mut dyn Reply) -> Result<(), EngineError> {

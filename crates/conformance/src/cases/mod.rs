@@ -58,6 +58,7 @@ pub(crate) const REQUEST: &[(&str, RequestCase)] = &[
     ("the model's info is sane", request::info_is_sane),
     ("a request is answered", request::answers),
     ("requests at once get their own answers", request::concurrency),
+    ("a batch of requests equals its requests one by one", request::batching),
     ("a reply nobody waits for ends", request::early_stop),
     ("an empty request is no panic", request::empty),
     ("requests leak nothing", request::request_cycles),

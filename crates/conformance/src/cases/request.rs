@@ -1,6 +1,6 @@
 //! What a request model has to do.
 
-use drivetrain_engine::{EngineError, ErrorKind, LoadedModel, Reply, Request, RequestModel};
+use drivetrain_engine::{Call, EngineError, ErrorKind, LoadedModel, Reply, Request, RequestModel};
 
 use super::limits::{reload, repeat};
 use crate::suite::{Loader, Stop, Verdict, describe, ensure};
@@ -35,6 +35,10 @@ impl Reply for Recorder {
     }
 }
 
+/// A request without content.
+const CHECK: Request<'_> =
+    Request { id: "check", properties: &[("Content-Type", "text/plain")], content: &[] };
+
 fn call(
     model: &dyn RequestModel,
     body: &[u8],
@@ -42,9 +46,7 @@ fn call(
 ) -> (Recorder, Result<(), EngineError>) {
     let mut reply = Recorder { patience, ..Recorder::default() };
     let content = [("data", body)];
-    let request =
-        Request { id: "check", properties: &[("Content-Type", "text/plain")], content: &content };
-    let result = model.call(&request, &mut reply);
+    let result = model.call(&Request { content: &content, ..CHECK }, &mut reply);
     (reply, result)
 }
 
@@ -105,6 +107,44 @@ pub(super) fn concurrency(_: &Loader<'_>, model: &dyn RequestModel) -> Verdict {
                 format!("round {round}: request {idx} got another answer among others than alone")
             })?;
         }
+    }
+    Ok(Some(format!("{} at once", bodies.len())))
+}
+
+/// Requests that are answered together get what each gets alone.
+pub(super) fn batching(_: &Loader<'_>, model: &dyn RequestModel) -> Verdict {
+    let most = model.info().max_batch;
+    if most < 2 {
+        return Err(Stop::Skip(format!("the model takes {most} request at once")));
+    }
+    let bodies: Vec<Vec<u8>> =
+        (0..most.min(8)).map(|n| format!("request {n} of a batch").into()).collect();
+    let mut alone = Vec::new();
+    for body in &bodies {
+        alone.push(needs_answer(model, body)?);
+        if needs_answer(model, body)? != *alone.last().unwrap_or(&Recorder::default()) {
+            return Err(Stop::Skip("the model's answers differ from call to call".to_owned()));
+        }
+    }
+    let contents: Vec<[(&str, &[u8]); 1]> =
+        bodies.iter().map(|body| [("data", body.as_slice())]).collect();
+    let mut replies = vec![Recorder::default(); bodies.len()];
+    let mut calls: Vec<Call<'_>> = contents
+        .iter()
+        .zip(&mut replies)
+        .map(|(content, reply)| Call { request: Request { content, ..CHECK }, reply })
+        .collect();
+    let ends = model.call_batch(&mut calls);
+    drop(calls);
+    ensure(ends.len() == bodies.len(), || {
+        format!("a batch of {} has {} ends", bodies.len(), ends.len())
+    })?;
+    for (idx, (end, (reply, alone))) in ends.into_iter().zip(replies.iter().zip(&alone)).enumerate()
+    {
+        end.map_err(|error| Stop::Fail(format!("request {idx}: {}", describe(&error))))?;
+        ensure(reply == alone, || {
+            format!("request {idx} got another answer in a batch than alone")
+        })?;
     }
     Ok(Some(format!("{} at once", bodies.len())))
 }

@@ -100,6 +100,10 @@ faults! {
     KeepsSending = "keeps-sending",
     /// A request model mixes up requests that run at once.
     MixesRequests = "mixes-requests",
+    /// A request model answers all of a batch with the first one's answer.
+    MixesBatches = "mixes-batches",
+    /// A request model leaves the last of a batch without an end.
+    ShortBatch = "short-batch",
     /// `call` panics.
     PanicInCall = "panic-in-call",
     /// A request model sends the head after the body.

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use drivetrain_engine::{EngineError, Reply, Request, RequestModel, RequestModelInfo};
+use drivetrain_engine::{Call, EngineError, Reply, Request, RequestModel, RequestModelInfo};
 
 use crate::fault::Fault;
 
@@ -23,7 +23,7 @@ impl Echo {
 
 impl RequestModel for Echo {
     fn info(&self) -> RequestModelInfo {
-        RequestModelInfo { max_concurrency: 4 }
+        RequestModelInfo { max_concurrency: 4, max_batch: 3 }
     }
 
     fn call(&self, request: &Request<'_>, reply: &mut dyn Reply) -> Result<(), EngineError> {
@@ -52,5 +52,17 @@ impl RequestModel for Echo {
             reply.head(200, "OK", &[]);
         }
         Ok(())
+    }
+
+    fn call_batch(&self, calls: &mut [Call<'_>]) -> Vec<Result<(), EngineError>> {
+        let Some(first) = calls.first().map(|call| call.request) else { return Vec::new() };
+        let mixes = self.fault == Fault::MixesBatches;
+        let mut answer =
+            |call: &mut Call<'_>| self.call(if mixes { &first } else { &call.request }, call.reply);
+        let mut ends: Vec<_> = calls.iter_mut().map(&mut answer).collect();
+        if self.fault == Fault::ShortBatch {
+            ends.pop();
+        }
+        ends
     }
 }

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use abi_stable::erased_types::TD_Opaque;
-use abi_stable::std_types::{RSlice, RStr};
+use abi_stable::std_types::{RSlice, RStr, RVec};
 
 use super::objects::{
     AbiLoadedRequestModel, AbiLoadedTokenModel, AbiReply, AbiReply_TO, AbiServices, AbiServices_TO,
@@ -12,11 +12,11 @@ use super::objects::{
 };
 use super::panics::catch;
 use super::types::{
-    AbiBatch, AbiEntry, AbiLoadRequest, AbiOutputs, AbiPair, AbiRequest, AbiResult, AbiRows,
-    path_bytes,
+    AbiBatch, AbiCall, AbiEntry, AbiLoadRequest, AbiOutputs, AbiPair, AbiRequest, AbiResult,
+    AbiRows, path_bytes,
 };
 use crate::batch::{Batch, Outputs, SeqId};
-use crate::model::{Engine, EngineInfo, LoadRequest, LoadedModel, Reply, Request};
+use crate::model::{Call, Engine, EngineInfo, LoadRequest, LoadedModel, Reply, Request};
 use crate::{
     EngineError, LogLevel, MetricKind, RequestModel, RequestModelInfo, Services, TokenModel,
     TokenModelInfo,
@@ -152,23 +152,37 @@ impl RequestModel for ForeignRequestModel {
     }
 
     fn call(&self, request: &Request<'_>, reply: &mut dyn Reply) -> Result<(), EngineError> {
-        let properties: Vec<AbiPair<'_>> =
-            request.properties.iter().copied().map(AbiPair::new).collect();
-        let content: Vec<AbiEntry<'_>> =
-            request.content.iter().copied().map(AbiEntry::new).collect();
-        let abi_request = AbiRequest {
-            id: request.id.into(),
-            properties: RSlice::from_slice(&properties),
-            content: RSlice::from_slice(&content),
-        };
+        let parts = RequestParts::of(request);
         let mut lent = LentReply { reply, panic: None };
-        let result = self.model.call(abi_request, AbiReply_TO::from_ptr(&mut lent, TD_Opaque));
-        match lent.panic {
-            Some(message) => Err(EngineError::internal(format!(
-                "the host's own reply panicked while the engine wrote to it: {message}"
-            ))),
-            None => plain(result),
-        }
+        let result =
+            self.model.call(parts.get(request), AbiReply_TO::from_ptr(&mut lent, TD_Opaque));
+        lent.end(plain(result))
+    }
+
+    fn call_batch(&self, calls: &mut [Call<'_>]) -> Vec<Result<(), EngineError>> {
+        let parts: Vec<RequestParts<'_>> =
+            calls.iter().map(|call| RequestParts::of(&call.request)).collect();
+        let requests: Vec<Request<'_>> = calls.iter().map(|call| call.request).collect();
+        let mut lent: Vec<LentReply<'_>> =
+            calls.iter_mut().map(|call| LentReply { reply: call.reply, panic: None }).collect();
+        let abi_calls: RVec<AbiCall<'_>> = lent
+            .iter_mut()
+            .zip(parts.iter().zip(&requests))
+            .map(|(lent, (parts, request))| AbiCall {
+                request: parts.get(request),
+                reply: AbiReply_TO::from_ptr(lent, TD_Opaque),
+            })
+            .collect();
+        let ends = match plain(self.model.call_batch(abi_calls)) {
+            Ok(ends) => Ok(ends.into_iter().map(plain).collect::<Vec<_>>()),
+            Err(error) => Err(error),
+        };
+        let mut ends = match ends {
+            Ok(ends) => ends.into_iter(),
+            Err(error) => return lent.into_iter().map(|_| Err(error.clone())).collect(),
+        };
+        let missing = || Err(EngineError::internal("the engine gave a request of a batch no end"));
+        lent.into_iter().map(|lent| lent.end(ends.next().unwrap_or_else(missing))).collect()
     }
 
     fn health(&self) -> Result<(), EngineError> {
@@ -176,10 +190,45 @@ impl RequestModel for ForeignRequestModel {
     }
 }
 
+/// The lists of a request as they cross the boundary.
+struct RequestParts<'a> {
+    properties: Vec<AbiPair<'a>>,
+    content: Vec<AbiEntry<'a>>,
+}
+
+impl<'a> RequestParts<'a> {
+    fn of(request: &Request<'a>) -> Self {
+        Self {
+            properties: request.properties.iter().copied().map(AbiPair::new).collect(),
+            content: request.content.iter().copied().map(AbiEntry::new).collect(),
+        }
+    }
+
+    fn get<'b>(&'b self, request: &Request<'b>) -> AbiRequest<'b> {
+        AbiRequest {
+            id: request.id.into(),
+            properties: RSlice::from_slice(&self.properties),
+            content: RSlice::from_slice(&self.content),
+        }
+    }
+}
+
 /// The host's reply, lent to the library; a panic of the host's stops the engine at its next frame.
 struct LentReply<'a> {
     reply: &'a mut dyn Reply,
     panic: Option<String>,
+}
+
+impl LentReply<'_> {
+    /// How the request ended: as the engine says, unless the host's side is at fault.
+    fn end(self, end: Result<(), EngineError>) -> Result<(), EngineError> {
+        match self.panic {
+            Some(message) => Err(EngineError::internal(format!(
+                "the host's own reply panicked while the engine wrote to it: {message}"
+            ))),
+            None => end,
+        }
+    }
 }
 
 impl AbiReply for LentReply<'_> {

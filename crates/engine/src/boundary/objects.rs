@@ -9,10 +9,11 @@ use abi_stable::StableAbi;
 use abi_stable::library::RootModule;
 use abi_stable::sabi_trait;
 use abi_stable::sabi_types::{RMut, VersionStrings};
-use abi_stable::std_types::{RBox, ROption, RSlice, RStr};
+use abi_stable::std_types::{RBox, ROption, RSlice, RStr, RVec};
 
 use super::types::{
-    AbiBatch, AbiEngineInfo, AbiLoadRequest, AbiOutputs, AbiPair, AbiRequest, AbiResult, AbiRows,
+    AbiBatch, AbiCall, AbiEngineInfo, AbiLoadRequest, AbiOutputs, AbiPair, AbiRequest, AbiResult,
+    AbiRows,
 };
 use crate::{AbiVersion, LogLevel, MetricKind, RequestModelInfo, SeqId, TokenModelInfo};
 
@@ -75,6 +76,8 @@ pub trait AbiTokenModel: Send {
 pub trait AbiRequestModel: Send + Sync {
     /// Answers a request.
     fn call(&self, request: AbiRequest<'_>, reply: ReplyRef<'_>) -> AbiResult<()>;
+    /// Answers several requests; the end of each in order.
+    fn call_batch(&self, calls: RVec<AbiCall<'_>>) -> AbiResult<RVec<AbiResult<()>>>;
     /// Whether the model can still answer.
     #[sabi(last_prefix_field)]
     fn health(&self) -> AbiResult<()>;

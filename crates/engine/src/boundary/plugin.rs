@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 
 use abi_stable::erased_types::TD_Opaque;
-use abi_stable::std_types::{RNone, RSlice, RSome, RStr};
+use abi_stable::std_types::{RNone, RSlice, RSome, RStr, RVec};
 
 use super::objects::{
     AbiEngine, AbiEngine_TO, AbiLoadedRequestModel, AbiLoadedTokenModel, AbiModel, AbiRequestModel,
@@ -13,11 +13,11 @@ use super::objects::{
 };
 use super::panics::{catch, guard};
 use super::types::{
-    AbiBatch, AbiEngineInfo, AbiLoadRequest, AbiOutputs, AbiPair, AbiRequest, AbiResult, AbiRows,
-    path_from_bytes,
+    AbiBatch, AbiCall, AbiEngineInfo, AbiLoadRequest, AbiOutputs, AbiPair, AbiRequest, AbiResult,
+    AbiRows, path_from_bytes,
 };
 use crate::batch::{Batch, Outputs, SeqId};
-use crate::model::{Engine, LoadRequest, LoadedModel, Options, Reply, Request};
+use crate::model::{Call, Engine, LoadRequest, LoadedModel, Options, Reply, Request};
 use crate::{EngineError, HostServices, LogLevel, MetricKind, RequestModel, Services, TokenModel};
 
 /// The one engine of a library, made when it is first asked for.
@@ -170,18 +170,48 @@ impl AbiTokenModel for Kept<dyn TokenModel> {
 impl AbiRequestModel for Kept<dyn RequestModel> {
     fn call(&self, request: AbiRequest<'_>, reply: ReplyRef<'_>) -> AbiResult<()> {
         guard(|| {
-            let properties: Vec<(&str, &str)> =
-                request.properties.iter().map(|pair| pair.get()).collect();
-            let content: Vec<(&str, &[u8])> =
-                request.content.iter().map(|entry| entry.get()).collect();
-            let request =
-                Request { id: request.id.as_str(), properties: &properties, content: &content };
-            self.get().call(&request, &mut HostReply(reply))
+            let parts = RequestParts::of(&request);
+            self.get().call(&parts.get(&request), &mut HostReply(reply))
+        })
+    }
+
+    fn call_batch(&self, calls: RVec<AbiCall<'_>>) -> AbiResult<RVec<AbiResult<()>>> {
+        guard(|| {
+            let (requests, mut replies): (Vec<_>, Vec<_>) =
+                calls.into_iter().map(|call| (call.request, HostReply(call.reply))).unzip();
+            let parts: Vec<RequestParts<'_>> = requests.iter().map(RequestParts::of).collect();
+            let mut calls: Vec<Call<'_>> = replies
+                .iter_mut()
+                .zip(parts.iter().zip(&requests))
+                .map(|(reply, (parts, request))| Call { request: parts.get(request), reply })
+                .collect();
+            let ends = self.get().call_batch(&mut calls);
+            Ok(ends.into_iter().map(|end| end.map_err(Into::into).into()).collect())
         })
     }
 
     fn health(&self) -> AbiResult<()> {
         guard(|| self.get().health())
+    }
+}
+
+/// The lists of a request as the author sees them.
+struct RequestParts<'a> {
+    properties: Vec<(&'a str, &'a str)>,
+    content: Vec<(&'a str, &'a [u8])>,
+}
+
+impl<'a> RequestParts<'a> {
+    fn of(request: &AbiRequest<'a>) -> Self {
+        Self {
+            properties: request.properties.into_iter().map(|pair| pair.get()).collect(),
+            content: request.content.into_iter().map(|entry| entry.get()).collect(),
+        }
+    }
+
+    fn get<'b>(&'b self, request: &AbiRequest<'b>) -> Request<'b> {
+        let (properties, content) = (self.properties.as_slice(), self.content.as_slice());
+        Request { id: request.id.as_str(), properties, content }
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use abi_stable::StableAbi;
 use abi_stable::std_types::{RResult, RSlice, RSliceMut, RStr, RString, RVec};
 
+use super::objects::ReplyRef;
 use crate::batch::{Batch, Outputs, Rows, Segment, TokenId};
 use crate::{EngineError, EngineInfo, ErrorKind};
 
@@ -133,6 +134,14 @@ pub struct AbiRequest<'a> {
     pub(crate) id: RStr<'a>,
     pub(crate) properties: RSlice<'a, AbiPair<'a>>,
     pub(crate) content: RSlice<'a, AbiEntry<'a>>,
+}
+
+/// A [`Call`](crate::Call): a request with the reply that is lent for it.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct AbiCall<'a> {
+    pub(crate) request: AbiRequest<'a>,
+    pub(crate) reply: ReplyRef<'a>,
 }
 
 /// A [`Batch`]: the host's own slices.

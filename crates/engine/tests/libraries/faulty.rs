@@ -135,7 +135,7 @@ impl TokenModel for Model {
 impl RequestModel for Model {
     fn info(&self) -> RequestModelInfo {
         trip(&self.place, "info");
-        RequestModelInfo { max_concurrency: 8 }
+        RequestModelInfo { max_concurrency: 8, max_batch: 4 }
     }
 
     /// Sends the headers, then the content entries one by one until nobody waits.

@@ -162,6 +162,8 @@ fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loade
                 inbox: Arc::clone(&inbox),
                 lifecycle,
                 stop: Arc::clone(&shared.stop),
+                batch_size: config.batching.max_requests.value.get() as usize,
+                batch_delay: config.batching.max_delay.value,
             };
             (Loaded::Request(pool, model), Door::Request { inbox })
         }

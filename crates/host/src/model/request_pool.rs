@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use drivetrain_engine::{EngineError, ErrorKind, Reply, Request, RequestModel};
+use drivetrain_engine::{Call, EngineError, ErrorKind, Reply, Request, RequestModel};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::model::inbox::{Inbox, Place};
@@ -42,6 +42,10 @@ pub(crate) struct RequestPool {
     pub(crate) lifecycle: Arc<Lifecycle>,
     /// The order to stop, which the engine sees as well.
     pub(crate) stop: Arc<AtomicBool>,
+    /// Most requests of a batch, as far as the model takes batches.
+    pub(crate) batch_size: usize,
+    /// How long the first request of a batch waits for company.
+    pub(crate) batch_delay: Duration,
 }
 
 /// What a thread shows of its call: when it last did something; `None` between calls.
@@ -137,48 +141,116 @@ impl RequestPool {
     }
 
     fn answer_all(&self, model: &dyn RequestModel, desk: &Desk) {
+        let most = self.batch_size.min(model.info().max_batch as usize);
         loop {
             let (job, orders) = self.inbox.take_one(TURN);
             match job {
                 Some(job) if orders.is_cut_off() => {
                     let _ = job.head.send(Err(HostError::ShuttingDown));
                 }
-                Some(job) => self.answer(model, job, desk),
+                Some(job) => {
+                    let jobs = self.company(job, most);
+                    self.answer(model, jobs, desk);
+                }
                 None if orders.closed => return,
                 None => {}
             }
         }
     }
 
-    fn answer(&self, model: &dyn RequestModel, job: RawJob, desk: &Desk) {
-        let RawJob { request, submitted, deadline, place, head, frames } = job;
-        drop(place);
-        if Instant::now() >= deadline {
-            let waited = deadline.saturating_duration_since(submitted);
-            let _ = head.send(Err(HostError::Timeout { model: self.name.clone(), waited }));
-            return;
+    /// `first` and those that come with it or within the delay, up to `most`.
+    fn company(&self, first: RawJob, most: usize) -> Vec<RawJob> {
+        // Who waited already has done so.
+        let until = (first.submitted + self.batch_delay).min(first.deadline);
+        let mut jobs = vec![first];
+        while jobs.len() < most {
+            let left = until.saturating_duration_since(Instant::now());
+            let (job, orders) = self.inbox.take_one(left);
+            match job {
+                Some(job) if orders.is_cut_off() => {
+                    let _ = job.head.send(Err(HostError::ShuttingDown));
+                }
+                Some(job) => jobs.push(job),
+                None if left.is_zero() || orders.closed || orders.drain.is_some() => break,
+                None => {}
+            }
         }
-        if head.is_closed() {
-            return;
+        jobs
+    }
+
+    /// Whether a request is still to be answered; if its time is over it is told so.
+    fn is_wanted(&self, job: &mut Option<RawJob>) -> bool {
+        let Some(RawJob { submitted, deadline, .. }) = job else { return false };
+        if Instant::now() >= *deadline {
+            let waited = deadline.saturating_duration_since(*submitted);
+            let timeout = HostError::Timeout { model: self.name.clone(), waited };
+            let _ = job.take().map(|job| job.head.send(Err(timeout)));
+            return false;
         }
-        let properties: Vec<(&str, &str)> =
-            request.properties.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let content: Vec<(&str, &[u8])> =
-            request.content.iter().map(|(k, v)| (k.as_str(), v.as_ref())).collect();
-        let call = Request { id: &request.id, properties: &properties, content: &content };
-        let mut reply = ChannelReply {
-            head: RawHead::default(),
-            waiting: Some(head),
-            frames,
-            inbox: &self.inbox,
-            desk,
-            was_cut: false,
-        };
+        job.as_ref().is_some_and(|job| !job.head.is_closed())
+    }
+
+    fn answer(&self, model: &dyn RequestModel, jobs: Vec<RawJob>, desk: &Desk) {
+        let mut requests = Vec::with_capacity(jobs.len());
+        let mut replies = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let mut job = Some(job);
+            if !self.is_wanted(&mut job) {
+                continue;
+            }
+            let Some(RawJob { request, place, head, frames, .. }) = job else { continue };
+            drop(place);
+            requests.push(request);
+            replies.push(ChannelReply {
+                head: RawHead::default(),
+                waiting: Some(head),
+                frames,
+                inbox: &self.inbox,
+                desk,
+                was_cut: false,
+            });
+        }
+        let lists: Vec<Lists<'_>> = requests.iter().map(Lists::of).collect();
+        let mut calls: Vec<Call<'_>> = replies
+            .iter_mut()
+            .zip(requests.iter().zip(&lists))
+            .map(|(reply, (request, lists))| Call { request: lists.get(request), reply })
+            .collect();
         desk.set(Some(Instant::now()));
-        let end = catch_unwind(AssertUnwindSafe(|| model.call(&call, &mut reply)))
-            .unwrap_or_else(|panic| Err(EngineError::internal(panic_text(&*panic))));
-        reply.end(end);
+        let n = calls.len();
+        let ends = catch_unwind(AssertUnwindSafe(|| match calls.as_mut_slice() {
+            [] => Vec::new(),
+            [call] => vec![model.call(&call.request, call.reply)],
+            calls => model.call_batch(calls),
+        }));
+        drop(calls);
+        let ends =
+            ends.unwrap_or_else(|panic| vec![Err(EngineError::internal(panic_text(&*panic))); n]);
+        let mut ends = ends.into_iter();
+        let missing = || Err(EngineError::internal("the engine gave a request of a batch no end"));
+        for reply in replies {
+            reply.end(ends.next().unwrap_or_else(missing));
+        }
         desk.set(None);
+    }
+}
+
+/// The lists of a request as the engine sees them.
+struct Lists<'a> {
+    properties: Vec<(&'a str, &'a str)>,
+    content: Vec<(&'a str, &'a [u8])>,
+}
+
+impl<'a> Lists<'a> {
+    fn of(request: &'a RawRequest) -> Self {
+        Self {
+            properties: request.properties.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
+            content: request.content.iter().map(|(k, v)| (k.as_str(), v.as_ref())).collect(),
+        }
+    }
+
+    fn get(&'a self, request: &'a RawRequest) -> Request<'a> {
+        Request { id: &request.id, properties: &self.properties, content: &self.content }
     }
 }
 

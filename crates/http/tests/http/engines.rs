@@ -203,7 +203,7 @@ struct ObedientModel(Arc<Controls>);
 
 impl RequestModel for ObedientModel {
     fn info(&self) -> RequestModelInfo {
-        RequestModelInfo { max_concurrency: 4 }
+        RequestModelInfo { max_concurrency: 4, max_batch: 1 }
     }
 
     fn call(&self, request: &Request<'_>, reply: &mut dyn Reply) -> Result<(), EngineError> {

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use bytes::Bytes;
 use drivetrain_engine::{
-    Engine, EngineInfo, LoadRequest, LoadedModel, Reply, Request, RequestModel, RequestModelInfo,
+    Call, Engine, EngineInfo, LoadRequest, LoadedModel, Reply, Request, RequestModel,
+    RequestModelInfo,
 };
 
 use super::*;
@@ -19,7 +20,7 @@ struct Echo {
 
 impl RequestModel for Echo {
     fn info(&self) -> RequestModelInfo {
-        RequestModelInfo { max_concurrency: 2 }
+        RequestModelInfo { max_concurrency: 2, max_batch: 1 }
     }
 
     fn call(&self, request: &Request<'_>, reply: &mut dyn Reply) -> Result<(), EngineError> {
@@ -38,6 +39,45 @@ impl RequestModel for Echo {
             self.n_sent.fetch_add(1, Ordering::SeqCst);
         }
         if bytes == b"bad" { Err(EngineError::bad_input("bad entry")) } else { Ok(()) }
+    }
+}
+
+/// Answers each request with the number of requests it came with.
+struct Gather;
+
+impl RequestModel for Gather {
+    fn info(&self) -> RequestModelInfo {
+        RequestModelInfo { max_concurrency: 1, max_batch: 3 }
+    }
+
+    fn call(&self, request: &Request<'_>, reply: &mut dyn Reply) -> Result<(), EngineError> {
+        self.call_batch(&mut [Call { request: *request, reply }]).remove(0)
+    }
+
+    fn call_batch(&self, calls: &mut [Call<'_>]) -> Vec<Result<(), EngineError>> {
+        let n = calls.len();
+        let answer = |call: &mut Call<'_>| {
+            let (_, bytes) = call.request.content[0];
+            assert_ne!(bytes, b"panic");
+            if bytes == b"bad" {
+                return Err(EngineError::bad_input("bad entry"));
+            }
+            call.reply.frame(&[bytes, format!(" of {n}").as_bytes()].concat());
+            Ok(())
+        };
+        calls.iter_mut().map(answer).collect()
+    }
+}
+
+struct GatherEngine;
+
+impl Engine for GatherEngine {
+    fn info(&self) -> EngineInfo {
+        EngineInfo { name: "gather".to_owned(), ..EngineInfo::default() }
+    }
+
+    fn load(&self, _: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {
+        Ok(LoadedModel::Request(Box::new(Gather)))
     }
 }
 
@@ -63,7 +103,7 @@ fn ask(text: &'static str, times: &str) -> RawRequest {
 }
 
 /// A host with one model that echoes, which lives as long as the host does.
-async fn serve_echo(properties: &str, echo: EchoEngine) -> (Host, ModelHandle, TempDir) {
+async fn serve_echo(properties: &str, echo: impl Engine + 'static) -> (Host, ModelHandle, TempDir) {
     let cli = ServerOverrides { sagemaker_root: "/nonexistent".into(), ..Default::default() };
     let (server, _) = ServerConfig::resolve(&cli, &Environment::default()).unwrap();
     let registry = EngineRegistry::with(Arc::new(echo));
@@ -154,4 +194,34 @@ async fn frames_come_in_order_and_with_back_pressure() {
     assert!(error.to_string().contains("panicked"), "{error}");
     assert!(model.submit(request(&["a"], json!({}))).await.is_err());
     assert!(model.submit_raw(ask("ok", "1")).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_gathered_into_batches() {
+    let (_host, model, _dir) =
+        serve_echo("batch_size=8\nmax_batch_delay=2000\n", GatherEngine).await;
+    let submit = |text: &'static str| {
+        let model = model.clone();
+        tokio::spawn(async move {
+            let mut reply = model.submit_raw(ask(text, "1")).await?;
+            let frame = reply.frames.next().await.unwrap()?;
+            Ok::<_, HostError>(String::from_utf8(frame.to_vec()).unwrap())
+        })
+    };
+    // The model takes three at once; one of them fails alone.
+    let begun = Instant::now();
+    let [a, b, c] = ["a", "bad", "c"].map(submit);
+    assert_eq!(a.await.unwrap().unwrap(), "a of 3");
+    assert!(matches!(b.await.unwrap(), Err(HostError::Engine(_))));
+    assert_eq!(c.await.unwrap().unwrap(), "c of 3");
+    assert!(begun.elapsed() < Duration::from_secs(2), "a full batch waits no longer");
+    // A panic ends those it takes along, and nobody else.
+    let [a, b, c] = ["panic", "b", "c"].map(submit);
+    for end in [a, b, c] {
+        let error = end.await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("panicked"), "{error}");
+    }
+    let begun = Instant::now();
+    assert_eq!(submit("alone").await.unwrap().unwrap(), "alone of 1");
+    assert!(begun.elapsed() >= Duration::from_secs(2), "it waited for company");
 }
