@@ -64,12 +64,12 @@ impl Driver {
 
     /// What the model's main output is: logits where it has some.
     pub(crate) fn all_rows(&self) -> Wanted {
-        if self.info.n_logits > 0 { Wanted::AllLogits } else { Wanted::Hidden }
+        if self.info.head.is_per_token() { Wanted::AllLogits } else { Wanted::Hidden }
     }
 
     /// Columns of a row of [`Self::all_rows`].
     pub(crate) fn width(&self) -> usize {
-        (if self.info.n_logits > 0 { self.info.n_logits } else { self.info.dim }) as usize
+        (if self.info.head.is_per_token() { self.info.n_logits } else { self.info.dim }) as usize
     }
 
     /// The longest text that `at_once` sequences can hold together, up to `wish`.

@@ -48,6 +48,7 @@ fn each_fault_is_caught_and_named() {
         ("decoder", "sequences-lie", "max_sequences", "8 sequences fit"),
         ("decoder", "hidden-pooler", "rows are exactly", "is not what the model's info offers"),
         ("decoder", "hidden-pooler", "an output the model", "PooledHead was accepted"),
+        ("decoder", "hidden-classifier", "rows are exactly", "SequenceLogits is not what"),
         ("decoder", "fork-overwrites", "a wrong fork", "exists was accepted"),
         ("decoder", "truncate-grows", "a wrong truncation", "more than there is was accepted"),
         ("encoder-decoder", "ignores-encoder", "only an encoded", "decoded alike"),

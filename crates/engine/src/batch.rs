@@ -22,6 +22,10 @@ pub enum Wanted {
     LastLogits,
     /// One row of logits for each token of the segment.
     AllLogits,
+    /// One row of logits, for the sequence up to the segment's last token: what a head for
+    /// [sequence classification](crate::HeadKind::SequenceClassification) says of it. Which state it
+    /// reads is the engine's affair in an encoder; in a decoder it is the segment's last token's.
+    SequenceLogits,
     /// One row of hidden states for each token, after the model's final norm where it has one.
     Hidden,
     /// One row: the hidden state of the first token (`[CLS]`).
@@ -40,7 +44,7 @@ impl Wanted {
     /// Rows of logits that a segment of `n_tokens` leaves.
     pub fn n_logits_rows(self, n_tokens: usize) -> usize {
         match self {
-            Self::LastLogits => 1,
+            Self::LastLogits | Self::SequenceLogits => 1,
             Self::AllLogits => n_tokens,
             _ => 0,
         }
@@ -49,7 +53,7 @@ impl Wanted {
     /// Rows of hidden states that a segment of `n_tokens` leaves.
     pub fn n_hidden_rows(self, n_tokens: usize) -> usize {
         match self {
-            Self::Nothing | Self::LastLogits | Self::AllLogits => 0,
+            Self::Nothing | Self::LastLogits | Self::AllLogits | Self::SequenceLogits => 0,
             Self::Hidden => n_tokens,
             Self::PooledFirst
             | Self::PooledMean

@@ -138,6 +138,34 @@ pub enum DefaultDecoderInput {
     RotateLast,
 }
 
+/// What makes logits of a model's hidden states. A model has one head at most.
+#[repr(u8)]
+#[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HeadKind {
+    /// Nothing does: `n_logits` is 0.
+    None,
+    /// Each token's row is of the vocabulary and for the token that follows it.
+    LanguageModel,
+    /// Each token's row is of the vocabulary and for that token itself: BERT's masked language model.
+    MaskedLanguageModel,
+    /// One row of labels for the whole sequence, which [`Wanted::SequenceLogits`] asks for.
+    ///
+    /// [`Wanted::SequenceLogits`]: crate::Wanted::SequenceLogits
+    SequenceClassification,
+    /// Each token's row is of labels.
+    TokenClassification,
+    /// Each token's row is of two: how well an answer begins there, and how well it ends there.
+    QuestionAnswering,
+}
+
+impl HeadKind {
+    /// Whether rows are for single tokens: [`Wanted::LastLogits`](crate::Wanted::LastLogits) and
+    /// [`Wanted::AllLogits`](crate::Wanted::AllLogits) are then available.
+    pub fn is_per_token(self) -> bool {
+        !matches!(self, Self::None | Self::SequenceClassification)
+    }
+}
+
 /// What the host has to know of a token model. Fixed for the model's life.
 ///
 /// Capacities count *cached tokens*: the sum over live sequences of their lengths, where a prefix
@@ -150,7 +178,10 @@ pub struct TokenModelInfo {
     pub kind: ModelKind,
     /// Rows of the input embedding: every token id is below it.
     pub vocab: u32,
-    /// Columns of a row of logits; 0 if the model has no head that makes any.
+    /// What makes its logits.
+    pub head: HeadKind,
+    /// Columns of a row of logits: tokens of the vocabulary, labels, or 2 for question answering; 0
+    /// if the model has no head.
     pub n_logits: u32,
     /// Columns of a row of hidden states.
     pub dim: u32,

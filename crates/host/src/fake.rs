@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use drivetrain_engine::{
-    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, LoadRequest,
+    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, HeadKind, LoadRequest,
     LoadedModel, ModelKind, Outputs, SeqId, TokenId, TokenModel, TokenModelInfo, Wanted,
 };
 
@@ -89,6 +89,7 @@ pub(crate) fn info(kind: ModelKind) -> TokenModelInfo {
     TokenModelInfo {
         kind,
         vocab: VOCAB,
+        head: if kind == ModelKind::Encoder { HeadKind::None } else { HeadKind::LanguageModel },
         n_logits: if kind == ModelKind::Encoder { 0 } else { VOCAB },
         dim: DIM as u32,
         max_positions: 64,

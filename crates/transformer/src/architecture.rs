@@ -10,6 +10,7 @@ use crate::error::TransformerError;
 use crate::families;
 use crate::feed_forward::FeedForward;
 use crate::norm::{Norm, Norms};
+use crate::task_head::TaskHead;
 
 /// The shape of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +41,9 @@ pub struct Architecture {
     pub decoder: Option<Stack>,
     /// What makes logits of the decoder's hidden states.
     pub head: Option<LmHead>,
+    /// What makes labels of hidden states, or the tokens that a mask stands for. A model has this or
+    /// [`Self::head`].
+    pub task_head: Option<TaskHead>,
     /// What makes a sentence vector of the encoder's first hidden state.
     pub pooler: Option<Pooler>,
     /// The decoder input of feature extraction.

@@ -12,6 +12,7 @@ mod gpt2;
 mod gpt_neo;
 mod gpt_neox;
 mod gptj;
+pub(crate) mod heads;
 mod llama;
 mod mistral;
 mod mixtral;
@@ -73,12 +74,20 @@ pub(crate) struct Place {
 
 impl Family {
     /// Where a checkpoint may hold the canonical tensor `parameter` of `module`.
-    pub(crate) fn places(&self, module: &str, parameter: &str) -> &'static [Place] {
+    pub(crate) fn places(
+        &self,
+        architecture: &Architecture,
+        module: &str,
+        parameter: &str,
+    ) -> &'static [Place] {
+        let is_head = module == "head" || module.starts_with("head.");
+        let own = if is_head { heads::modules(architecture) } else { None };
         let pattern = pattern(module);
         let any_stack = pattern.split_once('.').map(|(_, rest)| format!("{{s}}.{rest}"));
         let tensor = format!("{pattern}.{parameter}");
         let find = |name: &str| {
-            self.modules.iter().copied().flatten().find(|names| names.canonical == name)
+            let tables = self.modules.iter().copied().filter(|_| own.is_none()).chain(own);
+            tables.flatten().find(|names| names.canonical == name)
         };
         find(&tensor)
             .or_else(|| find(&pattern))
@@ -250,7 +259,9 @@ pub(crate) fn describe(config: &ModelConfig) -> Result<Architecture, Transformer
     let renamed = renamed(config, family.aliases);
     let reader = Reader::new(renamed.as_ref().unwrap_or(config), family.model_type);
     reader.refuse_present("quantization_config", "weights in floating point")?;
-    (family.describe)(&reader)
+    let mut architecture = (family.describe)(&reader)?;
+    heads::add(&mut architecture, &reader)?;
+    Ok(architecture)
 }
 
 /// The config with other names of keys replaced, if it has any.

@@ -22,6 +22,7 @@ mod norm;
 mod positions;
 mod rotary;
 mod spec;
+mod task_head;
 mod tensor;
 mod weights;
 
@@ -40,5 +41,6 @@ pub use norm::{Norm, NormKind, Norms};
 pub use positions::{Alibi, Disentangled, RelativeBuckets, sinusoidal};
 pub use rotary::{Rotary, RotaryPairs, RotaryScaling};
 pub use spec::{Parameter, Presence, TensorSpec};
+pub use task_head::{HeadReads, HeadTask, TaskHead};
 pub use tensor::{CanonicalTensor, Rows};
 pub use weights::CanonicalWeights;

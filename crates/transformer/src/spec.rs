@@ -11,7 +11,7 @@
 //! {encoder|decoder}.layers.N.feed_forward.router, .experts.N.{gate,up,down}
 //! {encoder|decoder}.layers.N.{self_attention,cross_attention,feed_forward}.{norm_before,norm_branch,norm_after}
 //! {encoder|decoder}.final_norm, {encoder|decoder}.output_projection
-//! head, pooler
+//! head, head.{dense,norm}, pooler
 //! ```
 
 use crate::architecture::{Architecture, HeadBias, Layer, Stack};
@@ -19,6 +19,7 @@ use crate::attention::{Attention, AttentionPositions};
 use crate::embedding::EmbeddedPositions;
 use crate::feed_forward::{FeedForward, FeedForwardForm};
 use crate::norm::{Norm, Norms};
+use crate::task_head::{HeadTask, TaskHead};
 
 /// A tensor that a description calls for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +100,9 @@ pub(crate) fn tensors(architecture: &Architecture) -> Vec<TensorSpec> {
             list.last_optional(head.bias == HeadBias::Optional);
         }
     }
+    if let Some(head) = &architecture.task_head {
+        list.task_head(head);
+    }
     if let Some(pooler) = &architecture.pooler {
         list.linear("pooler", pooler.width as usize, dim, true, &[keys.dim]);
         for (spec, presence) in
@@ -158,6 +162,20 @@ impl List<'_> {
             self.push(module, Parameter::Bias, vec![dim], &[key]);
         }
         self.specs[start..].iter_mut().for_each(|spec| spec.norm = true);
+    }
+
+    fn task_head(&mut self, head: &TaskHead) {
+        let (dim, keys) = (self.keys.output_dim() as usize, self.keys.keys);
+        let start = self.specs.len();
+        if head.dense.is_some() {
+            self.linear("head.dense", dim, dim, true, &[keys.dim]);
+        }
+        self.norm("head.norm", head.norm.as_ref(), None);
+        let labels = if head.task == HeadTask::MaskedLm { keys.vocab } else { "id2label" };
+        self.linear("head", head.width as usize, dim, head.bias, &[labels, keys.dim]);
+        if head.optional {
+            self.specs[start..].iter_mut().for_each(|spec| spec.presence = Presence::Optional);
+        }
     }
 
     fn norms(&mut self, branch: &str, norms: &Norms) {

@@ -177,7 +177,9 @@ fn prefix(family: &Family, weights: &Weights) -> &'static str {
     let has_probe = |prefix: &str| {
         family.probes.iter().any(|probe| weights.contains(&format!("{prefix}{probe}")))
     };
-    let found = family.prefixes.iter().copied().find(|prefix| has_probe(prefix));
+    // The classes for question answering that transformers makes of any decoder say this one.
+    let prefixes = family.prefixes.iter().copied().chain(["transformer."]);
+    let found = prefixes.into_iter().find(|prefix| has_probe(prefix));
     found.or(family.prefixes.first().copied()).unwrap_or_default()
 }
 
@@ -206,8 +208,9 @@ impl<'a> Finder<'a, '_> {
     /// The tensor that `spec` calls for; `None` if it is optional and absent.
     fn find(&self, spec: TensorSpec) -> Result<Option<CanonicalTensor<'a>>, TensorProblem> {
         let parameter = spec.parameter.name();
-        let may_tie = self.architecture.head.as_ref().is_some_and(|head| head.tied);
-        let places = self.family.places(&spec.module, parameter);
+        let head = self.architecture.head.as_ref().map(|head| head.tied);
+        let may_tie = head.or(self.architecture.task_head.map(|head| head.tied)).unwrap_or(false);
+        let places = self.family.places(self.architecture, &spec.module, parameter);
         let mut tried = Vec::new();
         for place in places.iter().filter(|place| may_tie || !place.tied) {
             let old_name = if parameter == "weight" { "gamma" } else { "beta" };

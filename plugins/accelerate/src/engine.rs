@@ -3,16 +3,17 @@
 use candle_core::Device;
 use drivetrain_artifacts::{ModelConfig, ModelDir, UnpackOptions, Weights};
 use drivetrain_engine::{
-    DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, LoadRequest, LoadedModel,
-    LogLevel, ModelKind, TokenModelInfo,
+    DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, HeadKind, LoadRequest,
+    LoadedModel, LogLevel, ModelKind, TokenModelInfo,
 };
 use drivetrain_transformer::{Architecture, Attention, CanonicalWeights, Kind, Stack};
 
 use crate::cache::{BLOCK_TOKENS, Cache, Limits};
 use crate::error;
+use crate::head::Head;
 use crate::load::Loader;
 use crate::memory;
-use crate::model::{CandleModel, Head, ModelWeights};
+use crate::model::{CandleModel, ModelWeights};
 use crate::options::LoadOptions;
 use crate::plan::Tables;
 
@@ -140,17 +141,11 @@ fn load_weights(
     loader: &Loader<'_>,
 ) -> Result<ModelWeights, EngineError> {
     let stack = |stack: &Option<Stack>| stack.as_ref().map(|s| loader.stack(s)).transpose();
-    let head = match &architecture.head {
-        Some(head) if loader.has("head.weight") => {
-            Some((loader.linear("head")?, head.scale, head.soft_cap))
-        }
-        _ => None,
-    };
     let has_pooler = architecture.pooler.is_some() && loader.has("pooler.weight");
     Ok(ModelWeights {
         encoder: stack(&architecture.encoder)?,
         decoder: stack(&architecture.decoder)?,
-        head: head.map(|(linear, scale, soft_cap)| Head { linear, scale, soft_cap }),
+        head: Head::load(architecture, loader)?,
         pooler: has_pooler.then(|| loader.linear("pooler")).transpose()?,
     })
 }
@@ -180,7 +175,8 @@ fn describe(
     TokenModelInfo {
         kind,
         vocab: architecture.stacks().map(|stack| stack.embedding.n_tokens).max().unwrap_or(0),
-        n_logits: if loaded.head.is_some() { architecture.vocab } else { 0 },
+        head: loaded.head.as_ref().map_or(HeadKind::None, |head| head.kind),
+        n_logits: loaded.head.as_ref().map_or(0, |head| head.width),
         dim: architecture.output_dim(),
         max_positions,
         max_encoder_positions,

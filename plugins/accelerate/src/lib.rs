@@ -16,6 +16,7 @@ mod distances;
 mod engine;
 mod error;
 mod feed_forward;
+mod head;
 mod kernels;
 mod layer;
 mod linear;

@@ -284,7 +284,7 @@ impl<'a> Loader<'a> {
         })
     }
 
-    fn norm(&self, path: &str, norm: Option<Norm>) -> Loaded<Option<NormLayer>> {
+    pub(crate) fn norm(&self, path: &str, norm: Option<Norm>) -> Loaded<Option<NormLayer>> {
         let Some(norm) = norm else { return Ok(None) };
         let mut bias = if norm.bias { self.values(&[format!("{path}.bias")])? } else { Vec::new() };
         let mut weight = match norm.weight {

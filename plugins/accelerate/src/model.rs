@@ -1,5 +1,7 @@
 //! The loaded model: what the host drives.
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 use drivetrain_engine::{
     Batch, EngineError, ModelKind, Outputs, SeqId, TokenModel, TokenModelInfo, Wanted, pool,
@@ -10,6 +12,7 @@ use rayon::ThreadPool;
 use crate::attention::KeyValues;
 use crate::cache::{Cache, CrossKeyValues};
 use crate::error;
+use crate::head::Head;
 use crate::layer::own_block;
 use crate::linear::Linear;
 use crate::plan::{Call, Planned, Tables, plan};
@@ -34,14 +37,6 @@ pub(crate) struct ModelWeights {
     pub(crate) decoder: Option<StackWeights>,
     pub(crate) head: Option<Head>,
     pub(crate) pooler: Option<Linear>,
-}
-
-/// What makes logits of hidden states.
-#[derive(Debug)]
-pub(crate) struct Head {
-    pub(crate) linear: Linear,
-    pub(crate) scale: Option<f32>,
-    pub(crate) soft_cap: Option<f32>,
 }
 
 /// What a pass leaves, ahead of pooling: rows that some segment needs, in segment order.
@@ -74,13 +69,13 @@ impl TokenModel for CandleModel {
             .install(|| {
                 let encoded = encoder.finish(&encoder.forward(batch, &planned, None)?)?;
                 let born = cross_keys_values(decoder, &encoded, &planned)?;
-                let rows = needed_rows(&planned);
+                let rows = self.weights.needed_rows(&planned);
                 let hidden = rows::select(&encoded, &rows)?;
                 let hidden = (!rows.is_empty()).then_some(hidden);
                 candle_core::Result::Ok((self.weights.outputs(hidden, &planned)?, born))
             })
             .map_err(error::compute)?;
-        write(&computed, &planned, out)?;
+        self.weights.write(&computed, &planned, out)?;
         self.cache.insert(born);
         Ok(())
     }
@@ -102,7 +97,7 @@ impl TokenModel for CandleModel {
                 .threads
                 .install(|| self.weights.run(encoder, batch, &planned, None))
                 .map_err(error::compute)?;
-            return write(&computed, &planned, out);
+            return self.weights.write(&computed, &planned, out);
         };
         let done = self.cache.reserve(&planned).and_then(|()| {
             let cache = Some(&self.cache);
@@ -110,7 +105,7 @@ impl TokenModel for CandleModel {
                 .threads
                 .install(|| self.weights.run(decoder, batch, &planned, cache))
                 .map_err(error::compute)?;
-            write(&computed, &planned, out)
+            self.weights.write(&computed, &planned, out)
         });
         match done {
             Ok(()) => self.cache.commit(&planned),
@@ -145,12 +140,32 @@ impl ModelWeights {
         cache: Option<&Cache>,
     ) -> candle_core::Result<Computed> {
         let x = stack.forward(batch, planned, cache)?;
-        let rows = needed_rows(planned);
+        let rows = self.needed_rows(planned);
         if rows.is_empty() {
             return self.outputs(None, planned);
         }
         let hidden = stack.finish(&rows::select(&x, &rows)?)?;
         self.outputs(Some(hidden), planned)
+    }
+
+    /// The rows of the batch's matrix that a segment's output is made of.
+    fn needed(&self, segment: &Planned) -> Range<u32> {
+        let (first, end) = (segment.first_row as u32, (segment.first_row + segment.n) as u32);
+        match segment.wanted {
+            Wanted::Nothing => first..first,
+            Wanted::SequenceLogits if self.head.as_ref().is_some_and(|head| head.reads_first) => {
+                first..first + 1
+            }
+            Wanted::LastLogits | Wanted::SequenceLogits | Wanted::PooledLast => end - 1..end,
+            Wanted::PooledFirst | Wanted::PooledHead => first..first + 1,
+            Wanted::AllLogits | Wanted::Hidden | Wanted::PooledMean | Wanted::PooledMax => {
+                first..end
+            }
+        }
+    }
+
+    fn needed_rows(&self, planned: &[Planned]) -> Vec<u32> {
+        planned.iter().flat_map(|segment| self.needed(segment)).collect()
     }
 
     /// Head and pooler over the needed rows.
@@ -165,9 +180,11 @@ impl ModelWeights {
         let (mut logits_rows, mut pooled_rows) = (Vec::new(), Vec::new());
         let mut first = 0u32;
         for segment in planned {
-            let n = needed(segment).len() as u32;
+            let n = self.needed(segment).len() as u32;
             match segment.wanted {
-                Wanted::LastLogits | Wanted::AllLogits => logits_rows.extend(first..first + n),
+                Wanted::LastLogits | Wanted::AllLogits | Wanted::SequenceLogits => {
+                    logits_rows.extend(first..first + n)
+                }
                 Wanted::PooledHead => pooled_rows.push(first),
                 _ => {}
             }
@@ -188,34 +205,6 @@ impl ModelWeights {
         };
         Ok(Computed { hidden: Some(hidden), logits, pooled })
     }
-}
-
-impl Head {
-    fn forward(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        let logits = match self.scale {
-            Some(scale) => self.linear.forward(&(hidden * f64::from(scale))?)?,
-            None => self.linear.forward(hidden)?,
-        };
-        match self.soft_cap.map(f64::from) {
-            Some(cap) => (logits / cap)?.tanh()? * cap,
-            None => Ok(logits),
-        }
-    }
-}
-
-/// The rows of the batch's matrix that a segment's output is made of.
-fn needed(segment: &Planned) -> std::ops::Range<u32> {
-    let (first, end) = (segment.first_row as u32, (segment.first_row + segment.n) as u32);
-    match segment.wanted {
-        Wanted::Nothing => first..first,
-        Wanted::LastLogits | Wanted::PooledLast => end - 1..end,
-        Wanted::PooledFirst | Wanted::PooledHead => first..first + 1,
-        Wanted::AllLogits | Wanted::Hidden | Wanted::PooledMean | Wanted::PooledMax => first..end,
-    }
-}
-
-fn needed_rows(planned: &[Planned]) -> Vec<u32> {
-    planned.iter().flat_map(needed).collect()
 }
 
 /// What each sequence keeps of the encoder's output `[n_rows, dim]`.
@@ -239,44 +228,50 @@ fn cross_keys_values(
     Ok(born)
 }
 
-/// Writes what was computed to where the host wants it.
-fn write(
-    computed: &Computed,
-    planned: &[Planned],
-    out: &mut Outputs<'_>,
-) -> Result<(), EngineError> {
-    if let Some(logits) = &computed.logits {
-        let n = logits.dim(0).map_err(error::compute)?;
-        let rows = out.next_logits(n)?;
-        with_values(logits, |values| rows.copy_from_slice(values)).map_err(error::compute)?;
-    }
-    let Some(hidden) = &computed.hidden else { return Ok(()) };
-    let dim = hidden.dim(1).map_err(error::compute)?;
-    let pooled = match &computed.pooled {
-        Some(pooled) => with_values(pooled, <[f32]>::to_vec).map_err(error::compute)?,
-        None => Vec::new(),
-    };
-    let mut pooled = pooled.chunks_exact(dim);
-    with_values(hidden, |values| {
-        let mut first = 0;
-        for segment in planned {
-            let n = needed(segment).len();
-            let rows = &values[first * dim..(first + n) * dim];
-            first += n;
-            match segment.wanted {
-                Wanted::Nothing | Wanted::LastLogits | Wanted::AllLogits => {}
-                Wanted::Hidden => out.next_hidden(n)?.copy_from_slice(rows),
-                Wanted::PooledHead => {
-                    if let Some(row) = pooled.next() {
-                        out.next_hidden(1)?.copy_from_slice(row);
-                    }
-                }
-                pooling => pool(pooling, rows, out.next_hidden(1)?),
-            }
+impl ModelWeights {
+    /// Writes what was computed to where the host wants it.
+    fn write(
+        &self,
+        computed: &Computed,
+        planned: &[Planned],
+        out: &mut Outputs<'_>,
+    ) -> Result<(), EngineError> {
+        if let Some(logits) = &computed.logits {
+            let n = logits.dim(0).map_err(error::compute)?;
+            let rows = out.next_logits(n)?;
+            with_values(logits, |values| rows.copy_from_slice(values)).map_err(error::compute)?;
         }
-        Ok(())
-    })
-    .map_err(error::compute)?
+        let Some(hidden) = &computed.hidden else { return Ok(()) };
+        let dim = hidden.dim(1).map_err(error::compute)?;
+        let pooled = match &computed.pooled {
+            Some(pooled) => with_values(pooled, <[f32]>::to_vec).map_err(error::compute)?,
+            None => Vec::new(),
+        };
+        let mut pooled = pooled.chunks_exact(dim);
+        with_values(hidden, |values| {
+            let mut first = 0;
+            for segment in planned {
+                let n = self.needed(segment).len();
+                let rows = &values[first * dim..(first + n) * dim];
+                first += n;
+                match segment.wanted {
+                    Wanted::Nothing
+                    | Wanted::LastLogits
+                    | Wanted::AllLogits
+                    | Wanted::SequenceLogits => {}
+                    Wanted::Hidden => out.next_hidden(n)?.copy_from_slice(rows),
+                    Wanted::PooledHead => {
+                        if let Some(row) = pooled.next() {
+                            out.next_hidden(1)?.copy_from_slice(row);
+                        }
+                    }
+                    pooling => pool(pooling, rows, out.next_hidden(1)?),
+                }
+            }
+            Ok(())
+        })
+        .map_err(error::compute)?
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use drivetrain_engine::{
-    Batch, EngineError, ModelKind, SegmentView, SeqId, TokenModelInfo, Wanted,
+    Batch, EngineError, HeadKind, ModelKind, SegmentView, SeqId, TokenModelInfo, Wanted,
 };
 
 use crate::cache::Cache;
@@ -101,9 +101,19 @@ fn check_wanted(
     call: Call,
     info: &TokenModelInfo,
 ) -> Result<(), EngineError> {
-    let logits = matches!(segment.wanted, Wanted::LastLogits | Wanted::AllLogits);
-    if logits && (info.n_logits == 0 || call == Call::Encode) {
-        let from = if call == Call::Encode { "an encoder" } else { "a model without a head" };
+    let missing = match segment.wanted {
+        Wanted::LastLogits | Wanted::AllLogits if !info.head.is_per_token() => {
+            Some("a model whose head, if it has one, makes none for single tokens")
+        }
+        Wanted::SequenceLogits if info.head != HeadKind::SequenceClassification => {
+            Some("a whole sequence, which this model has no head for")
+        }
+        Wanted::LastLogits | Wanted::AllLogits | Wanted::SequenceLogits if call == Call::Encode => {
+            Some("an encoder")
+        }
+        _ => None,
+    };
+    if let Some(from) = missing {
         return Err(bad(segment, format!("wants logits of {from}")));
     }
     if segment.wanted == Wanted::PooledHead && !info.has_pooler {

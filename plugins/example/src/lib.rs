@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 
 use drivetrain_engine::{
-    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, LoadRequest,
+    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, HeadKind, LoadRequest,
     LoadedModel, ModelKind, Outputs, SegmentView, SeqId, TokenId, TokenModel, TokenModelInfo,
     Wanted, export_engine,
 };
@@ -69,6 +69,7 @@ impl TokenModel for Bigram {
         TokenModelInfo {
             kind: ModelKind::Decoder,
             vocab: VOCAB as u32,
+            head: HeadKind::LanguageModel,
             n_logits: VOCAB as u32,
             dim: 0,
             max_positions: MAX_POSITIONS as u32,

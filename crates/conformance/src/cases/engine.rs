@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use drivetrain_engine::{ErrorKind, HostServices, LogLevel, MetricKind, ModelKind, Services};
+use drivetrain_engine::{
+    ErrorKind, HeadKind, HostServices, LogLevel, MetricKind, ModelKind, Services,
+};
 
 use crate::suite::{Context, Loader, Stop, Verdict, describe, ensure};
 
@@ -48,6 +50,16 @@ pub(super) fn model_info_is_sane(context: &mut Context<'_>) -> Verdict {
     for (name, value) in figures {
         ensure(*value > 0, || format!("{name} is 0: expected 1 or more"))?;
     }
+    let has_head = info.head != HeadKind::None;
+    ensure(has_head == (info.n_logits > 0), || {
+        format!(
+            "head is {:?} and n_logits is {}: no head makes no logits",
+            info.head, info.n_logits
+        )
+    })?;
+    ensure(info.head != HeadKind::QuestionAnswering || info.n_logits == 2, || {
+        format!("n_logits is {}: question answering has a start and an end, 2", info.n_logits)
+    })?;
     ensure(context.driver.model().info() == info, || {
         "the info differs from call to call".to_owned()
     })?;

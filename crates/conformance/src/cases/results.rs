@@ -1,6 +1,6 @@
 //! What a model computes does not depend on how it is asked.
 
-use drivetrain_engine::{ErrorKind, ModelKind, SeqId, TokenModelInfo, Wanted, pool};
+use drivetrain_engine::{ErrorKind, HeadKind, ModelKind, SeqId, TokenModelInfo, Wanted, pool};
 
 use super::{needs_cache, needs_sequences};
 use crate::compare::{bit_difference, difference};
@@ -9,13 +9,14 @@ use crate::random::Random;
 use crate::suite::{Context, Stop, Verdict, describe, ensure, unless};
 
 /// Every output form, with whether the model has it.
-pub(super) fn forms(info: &TokenModelInfo) -> [(Wanted, Available); 9] {
-    let logits = Available::when(info.n_logits > 0);
+pub(super) fn forms(info: &TokenModelInfo) -> [(Wanted, Available); 10] {
+    let logits = Available::when(info.head.is_per_token());
     let hidden = Available::when(info.dim > 0);
     [
         (Wanted::Nothing, Available::Yes),
         (Wanted::LastLogits, logits),
         (Wanted::AllLogits, logits),
+        (Wanted::SequenceLogits, Available::when(info.head == HeadKind::SequenceClassification)),
         (Wanted::Hidden, hidden),
         (Wanted::PooledFirst, hidden),
         (Wanted::PooledMean, hidden),

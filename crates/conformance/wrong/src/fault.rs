@@ -86,6 +86,8 @@ faults! {
     SequencesLie = "sequences-lie",
     /// Outputs are there that the info denies.
     HiddenPooler = "hidden-pooler",
+    /// A language model classifies sequences, too.
+    HiddenClassifier = "hidden-classifier",
     /// `fork` onto a sequence that exists replaces it.
     ForkOverwrites = "fork-overwrites",
     /// `truncate` to more than there is is taken.

@@ -11,8 +11,8 @@
 use std::collections::HashMap;
 
 use drivetrain_engine::{
-    Batch, DefaultDecoderInput, EngineError, ErrorKind, ModelKind, Outputs, SegmentView, SeqId,
-    TokenId, TokenModel, TokenModelInfo, Wanted, pool,
+    Batch, DefaultDecoderInput, EngineError, ErrorKind, HeadKind, ModelKind, Outputs, SegmentView,
+    SeqId, TokenId, TokenModel, TokenModelInfo, Wanted, pool,
 };
 
 use crate::fault::Fault;
@@ -109,6 +109,9 @@ impl Reference {
         if segment.wanted == Wanted::PooledHead && !self.has(Fault::HiddenPooler) {
             return Err(self.wrong(format!("sequence {id}: there is no pooler")));
         }
+        if segment.wanted == Wanted::SequenceLogits && !self.has(Fault::HiddenClassifier) {
+            return Err(self.wrong(format!("sequence {id}: there is no classifier")));
+        }
         Ok(())
     }
 
@@ -164,7 +167,7 @@ impl Reference {
         let (wanted, n_tokens) = (segment.wanted, segment.tokens.len());
         let mut rows = match wanted {
             Wanted::LastLogits if self.has(Fault::WrongLastRow) => hidden[..1].to_vec(),
-            Wanted::LastLogits => hidden[n_tokens - 1..].to_vec(),
+            Wanted::LastLogits | Wanted::SequenceLogits => hidden[n_tokens - 1..].to_vec(),
             _ => hidden.to_vec(),
         };
         if self.has(Fault::MissingRow) && wanted == Wanted::AllLogits {
@@ -175,7 +178,7 @@ impl Reference {
         }
         match wanted {
             Wanted::Nothing => {}
-            Wanted::LastLogits | Wanted::AllLogits => {
+            Wanted::LastLogits | Wanted::AllLogits | Wanted::SequenceLogits => {
                 for (idx, row) in rows.iter().enumerate() {
                     let logits = out.next_logits(1)?;
                     if self.has(Fault::UnwrittenRow) && idx > 0 {
@@ -204,6 +207,7 @@ impl TokenModel for Reference {
         TokenModelInfo {
             kind: self.kind,
             vocab: VOCAB,
+            head: HeadKind::LanguageModel,
             n_logits: VOCAB,
             dim: DIM as u32,
             max_positions: MAX_POSITIONS,

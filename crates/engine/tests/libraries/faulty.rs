@@ -1,7 +1,7 @@
 //! A library whose engine panics, or fails, where `option.panic` or `option.error` says.
 
 use drivetrain_engine::{
-    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, LoadRequest,
+    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, HeadKind, LoadRequest,
     LoadedModel, LogLevel, MetricKind, ModelKind, Outputs, Reply, Request, RequestModel,
     RequestModelInfo, SeqId, Services, TokenModel, TokenModelInfo,
 };
@@ -72,6 +72,7 @@ impl TokenModel for Model {
         TokenModelInfo {
             kind: ModelKind::EncoderDecoder,
             vocab: 5,
+            head: HeadKind::LanguageModel,
             n_logits: 5,
             dim: 2,
             max_positions: 9,

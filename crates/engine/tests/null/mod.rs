@@ -1,8 +1,9 @@
 //! An engine that computes nothing, so that what is left is the cost of the call.
 
 use drivetrain_engine::{
-    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, LoadRequest, LoadedModel,
-    ModelKind, Options, Outputs, Segment, SeqId, Services, TokenModel, TokenModelInfo, Wanted,
+    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, HeadKind, LoadRequest,
+    LoadedModel, ModelKind, Options, Outputs, Segment, SeqId, Services, TokenModel, TokenModelInfo,
+    Wanted,
 };
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -33,6 +34,7 @@ impl TokenModel for NullModel {
         TokenModelInfo {
             kind: ModelKind::Decoder,
             vocab: N_LOGITS as u32,
+            head: HeadKind::LanguageModel,
             n_logits: N_LOGITS as u32,
             dim: 0,
             max_positions: 1,

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use alloc_tracker::{Operation, Session, ThreadSpan};
 use drivetrain_config::{Environment, ModelSpec, ServerConfig, ServerOverrides};
 use drivetrain_engine::{
-    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, LoadRequest, LoadedModel,
-    ModelKind, Outputs, SeqId, TokenId, TokenModel, TokenModelInfo, Wanted,
+    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, HeadKind, LoadRequest,
+    LoadedModel, ModelKind, Outputs, SeqId, TokenId, TokenModel, TokenModelInfo, Wanted,
 };
 use drivetrain_host::{EngineRegistry, GenerateRequest, Host, ModelHandle, Prompt};
 use serde_json::{Map, Value, json};
@@ -148,6 +148,7 @@ impl TokenModel for Null {
             kind: ModelKind::Decoder,
             // More rows than tokens, as models have them that round up.
             vocab: VOCAB.next_multiple_of(64) as u32,
+            head: HeadKind::LanguageModel,
             n_logits: VOCAB as u32,
             dim: 1,
             max_positions: 1 << 15,

@@ -6,9 +6,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use drivetrain_engine::{
-    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, LoadRequest, LoadedModel,
-    ModelKind, Outputs, Reply, Request, RequestModel, RequestModelInfo, SegmentView, SeqId,
-    TokenModel, TokenModelInfo, Wanted,
+    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, HeadKind, LoadRequest,
+    LoadedModel, ModelKind, Outputs, Reply, Request, RequestModel, RequestModelInfo, SegmentView,
+    SeqId, TokenModel, TokenModelInfo, Wanted,
 };
 
 /// What a test changes while a model runs.
@@ -136,6 +136,7 @@ impl TokenModel for CountingModel {
         TokenModelInfo {
             kind: self.kind,
             vocab: VOCAB,
+            head: HeadKind::LanguageModel,
             n_logits: VOCAB,
             dim: DIM,
             max_positions: 1024,

@@ -182,6 +182,7 @@ fn describe(config: &Reader<'_>, kin: &Kin) -> Result<Architecture, TransformerE
         encoder: Some(encoder),
         decoder: Some(stack(config, "decoder", dim, kin)?),
         head: Some(LmHead { bias: HeadBias::Optional, ..LmHead::new(tied, config.has_lm_class()) }),
+        task_head: None,
         pooler: None,
         default_decoder_input: kin.default_decoder_input,
         keys: ConfigKeys {

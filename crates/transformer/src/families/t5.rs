@@ -138,6 +138,7 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
         encoder: Some(encoder),
         decoder: Some(stack(config, &defaults, dim, "decoder")?),
         head: Some(LmHead { scale, ..LmHead::new(!untied, config.has_lm_class()) }),
+        task_head: None,
         pooler: None,
         default_decoder_input: DefaultDecoderInput::None,
         keys: KEYS,

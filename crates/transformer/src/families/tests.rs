@@ -36,7 +36,7 @@ fn every_canonical_tensor_has_a_place() {
         let architecture = describe_json(json!({"model_type": model_type})).unwrap();
         let family = family(architecture.family).unwrap();
         for spec in architecture.tensors() {
-            let places = family.places(&spec.module, spec.parameter.name());
+            let places = family.places(&architecture, &spec.module, spec.parameter.name());
             assert!(!places.is_empty(), "{model_type}: {}", spec.name());
         }
     }
@@ -45,10 +45,12 @@ fn every_canonical_tensor_has_a_place() {
 #[test]
 fn names_carry_prefix_stack_and_layer() {
     let bart = family("bart").unwrap();
+    let architecture = describe_json(json!({"model_type": "bart"})).unwrap();
     let module = "decoder.layers.3.cross_attention.q";
-    let name = bart.places(module, "weight")[0].tensor_name("model.", module, "weight");
+    let name =
+        bart.places(&architecture, module, "weight")[0].tensor_name("model.", module, "weight");
     assert_eq!(name, "model.decoder.layers.3.encoder_attn.q_proj.weight");
-    let name = bart.places("head", "bias")[0].tensor_name("model.", "head", "bias");
+    let name = bart.places(&architecture, "head", "bias")[0].tensor_name("model.", "head", "bias");
     assert_eq!(name, "final_logits_bias");
 }
 
