@@ -3,7 +3,7 @@
 //! Meaning and defaults are those of transformers 5.23.0, `generation/configuration_utils.py`. An
 //! absent key stays absent here; what it then means is the sampler's affair.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::ArtifactError;
 use crate::json::JsonFile;
@@ -110,9 +110,41 @@ impl GenerationConfig {
     /// # Errors
     /// A file is no JSON object of at most 16 MiB, or a key has an impossible value.
     pub fn read(dir: &ModelDir, config: &ModelConfig) -> Result<Self, ArtifactError> {
-        match dir.file("generation_config.json")? {
-            Some(path) => Self::from_json(&JsonFile::read(&path, MAX_CONFIG_BYTES)?),
-            None => Self::from_model_config(config),
+        Self::read_with(dir, config, None)
+    }
+
+    /// As [`Self::read`], with values that go before those of the files: what the
+    /// `task_specific_params` of `config.json` say of a task.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; or one of these values is impossible.
+    pub fn read_with(
+        dir: &ModelDir,
+        config: &ModelConfig,
+        own: Option<&Map<String, Value>>,
+    ) -> Result<Self, ArtifactError> {
+        let file = dir.file("generation_config.json")?;
+        let file = file.map(|path| JsonFile::read(&path, MAX_CONFIG_BYTES)).transpose()?;
+        let Some(own) = own else {
+            return match &file {
+                Some(json) => Self::from_json(json),
+                None => Self::from_model_config(config),
+            };
+        };
+        // Alone first, so that an error names the file that they stand in.
+        Self::from_json(&JsonFile::from_value(config.json.path(), own.clone().into()))?;
+        let over = |json: &JsonFile| {
+            let mut value = json.value().clone();
+            if let Some(object) = value.as_object_mut() {
+                object.extend(own.clone());
+            }
+            JsonFile::from_value(json.path(), value)
+        };
+        match &file {
+            Some(json) => Self::from_json(&over(json)),
+            None => {
+                Self::from_model_config(&ModelConfig { json: over(&config.json), ..config.clone() })
+            }
         }
     }
 

@@ -25,16 +25,25 @@ impl JsonFile {
     /// # Errors
     /// The file can't be read, is too large, is no JSON, or holds something else than an object.
     pub fn read(path: &Path, max_bytes: u64) -> Result<Self, ArtifactError> {
-        let content = read_bounded(path, max_bytes)?;
-        let value: Value = serde_json::from_slice(&content)
-            .map_err(|source| ArtifactError::Json { path: path.to_owned(), source })?;
-        if !value.is_object() {
+        let file = Self::read_any(path, max_bytes)?;
+        if !file.value.is_object() {
             return Err(ArtifactError::JsonShape {
                 path: path.to_owned(),
-                found: render(&value),
+                found: render(&file.value),
                 wanted: "a JSON object",
             });
         }
+        Ok(file)
+    }
+
+    /// As [`Self::read`], for a file that may hold something else than an object.
+    ///
+    /// # Errors
+    /// The file can't be read, is too large or is no JSON.
+    pub fn read_any(path: &Path, max_bytes: u64) -> Result<Self, ArtifactError> {
+        let content = read_bounded(path, max_bytes)?;
+        let value: Value = serde_json::from_slice(&content)
+            .map_err(|source| ArtifactError::Json { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), value })
     }
 

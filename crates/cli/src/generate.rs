@@ -43,7 +43,8 @@ async fn answer(
     model.wait_ready().await.with_context(|| format!("model {}", model.name()))?;
     let request = TaskRequest {
         id: "terminal".to_owned(),
-        inputs: vec![text.to_owned()],
+        inputs: vec![text.into()],
+        is_single: true,
         parameters,
         deadline: None,
     };
@@ -51,6 +52,13 @@ async fn answer(
         TaskReply::Generated(outputs, _) => {
             for output in outputs {
                 println!("{}", output.reply_text());
+            }
+        }
+        TaskReply::Document(document) => println!("{document}"),
+        TaskReply::Embeddings(embeddings) => {
+            for embedding in embeddings {
+                let numbers: Vec<String> = embedding.values.iter().map(f32::to_string).collect();
+                println!("{}", numbers.join(" "));
             }
         }
         TaskReply::Features(features) => {

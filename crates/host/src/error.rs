@@ -162,7 +162,7 @@ pub enum HostError {
         /// What the task needs.
         needs: &'static str,
         /// What the model is.
-        is: &'static str,
+        is: String,
         /// The tasks it can do.
         allowed: String,
     },

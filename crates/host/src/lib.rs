@@ -40,4 +40,7 @@ pub use host::Host;
 pub use model::{ModelHandle, ModelStatus};
 pub use raw::{RawFrames, RawHead, RawReply, RawRequest};
 pub use registry::{EngineRegistry, FoundEngine, Trial, plugin_dirs};
-pub use tasks::{Features, FinishReason, Generated, Task, TaskReply, TaskRequest, UnknownTask};
+pub use tasks::{
+    Embedding, Features, FinishReason, Generated, Input, Rank, Task, TaskReply, TaskRequest,
+    UnknownTask,
+};

@@ -8,6 +8,8 @@ use crate::accept::accept;
 use crate::app::App;
 use crate::call::Call;
 use crate::failure::ApiError;
+use crate::input::ReplyShape;
+use crate::items::{TaskItems, takes_items};
 use crate::request_id::RequestId;
 use crate::{generation, raw, reply};
 
@@ -35,13 +37,22 @@ pub(crate) async fn answer(
         return Ok(response);
     }
     let format = accept(call.headers())?;
-    let input = call.task_input().await?;
+    let task = model.task().filter(|task| takes_items(*task));
+    let (items, shape) = match task {
+        Some(task) => (call.task_items(task).await?, ReplyShape::List),
+        None => {
+            let input = call.task_input().await?;
+            let shape = input.shape;
+            (TaskItems::from(input), shape)
+        }
+    };
     let request = TaskRequest {
         id: id.as_str().to_owned(),
-        inputs: input.inputs,
-        parameters: input.parameters,
+        inputs: items.inputs,
+        is_single: items.is_single,
+        parameters: items.parameters,
         deadline: None,
     };
     let answer = model.submit(request).await.map_err(ApiError::of_task)?;
-    reply::respond(answer, input.shape, format).await
+    reply::respond(answer, shape, format).await
 }

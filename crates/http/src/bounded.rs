@@ -47,6 +47,17 @@ pub(crate) fn parse_object(
     Ok(object)
 }
 
+/// The value that `text` is, of at most `budget` values.
+///
+/// # Errors
+/// Text that is not JSON, nests too deep or holds too many values.
+pub(crate) fn parse_value(text: &str, mut budget: Budget) -> Result<Value, serde_json::Error> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let value = BoundedValue(&mut budget).deserialize(&mut json)?;
+    json.end()?;
+    Ok(value)
+}
+
 /// An object, or null for an empty one.
 pub(crate) struct BoundedObject(pub(crate) Budget);
 

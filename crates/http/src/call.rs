@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header, request};
 use bytes::Bytes;
+use drivetrain_host::Task;
 
 use crate::app::App;
 use crate::body::read_body;
@@ -11,6 +12,7 @@ use crate::content_type::{BodyFormat, ContentType};
 use crate::failure::ApiError;
 use crate::fields::{Fields, read_fields};
 use crate::input::{TaskInput, decode_body, decode_fields};
+use crate::items::{TaskItems, decode_items};
 use crate::offload::offload;
 use crate::urlencoded;
 
@@ -112,6 +114,25 @@ impl Call {
             return decode_fields(&fields);
         }
         offload(body.len(), move || decode_body(&content_type, &body)).await
+    }
+
+    /// The inputs and parameters for a task whose inputs may be more than texts, taken out of the
+    /// call.
+    ///
+    /// # Errors
+    /// As [`Self::task_input`].
+    pub(crate) async fn task_items(&mut self, task: Task) -> Result<TaskItems, ApiError> {
+        match (self.json_body(), &self.content_type) {
+            (Some((content_type, body)), _) if !body.is_empty() => {
+                self.body = Bytes::new();
+                offload(body.len(), move || decode_items(&content_type, &body, task)).await
+            }
+            (None, Ok(content_type)) if content_type.format == BodyFormat::Csv => {
+                let (content_type, body) = (content_type.clone(), std::mem::take(&mut self.body));
+                offload(body.len(), move || decode_items(&content_type, &body, task)).await
+            }
+            _ => self.task_input().await.map(TaskItems::from),
+        }
     }
 
     /// The content entries for an engine that answers whole requests: the query's parameters, then

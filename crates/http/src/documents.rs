@@ -18,6 +18,7 @@ use crate::generation::v1::{EMBEDDING, EmbeddingList, ModelCard, ModelCards};
 use crate::generation::{
     CHAT, COMPLETION, ChatAnswer, Completed, LmiReply, PARAMETERS, REQUEST, v1,
 };
+use crate::inference::{self, EmbedBody, RerankBody};
 use crate::{management, metrics, ping, predictions, sagemaker};
 
 /// An error of DJL's routes.
@@ -163,6 +164,8 @@ fn example(path: &str) -> Value {
         v1::embeddings,
         v1::list,
         v1::one,
+        inference::embed,
+        inference::rerank,
         metrics::metrics,
         metrics::server_metrics,
         openapi,
@@ -178,6 +181,8 @@ fn example(path: &str) -> Value {
         Completed,
         ChatAnswer,
         EmbeddingList,
+        EmbedBody,
+        RerankBody,
         ModelCard,
         ModelCards,
         LmiReply,
@@ -200,7 +205,13 @@ impl Modify for Twins {
         document.paths.add_path_operation("/models/{name}/{version}", get, operation);
         for path in ["/", "/invocations", "/models/{name}/invoke", "/predictions/{name}", versioned]
             .into_iter()
-            .chain(["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
+            .chain([
+                "/v1/chat/completions",
+                "/v1/completions",
+                "/v1/embeddings",
+                "/embed",
+                "/rerank",
+            ])
         {
             let operation = predictions::__path_options::operation();
             document.paths.add_path_operation(path, vec![HttpMethod::Options], operation);

@@ -12,7 +12,7 @@ use crate::failure::ApiError;
 use crate::fields::quoted;
 
 /// Most texts in one request.
-const MAX_INPUTS: usize = 1 << 16;
+pub(crate) const MAX_INPUTS: usize = 1 << 16;
 /// Most values, nested ones included, in a request's `parameters`.
 const MAX_PARAMETER_VALUES: usize = 1 << 14;
 /// What a native task reads, for messages.

@@ -2,11 +2,13 @@
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, header};
-use drivetrain_host::{Features, FinishReason, Generated, Task, TaskReply};
+use drivetrain_host::{Embedding, Features, FinishReason, Generated, Task, TaskReply};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::accept::ReplyFormat;
 use crate::failure::{ApiError, FailureKind};
+use crate::inference::Ranked;
 use crate::input::ReplyShape;
 
 /// Set to `shutdown` when the answer is shorter than asked for because the server is going away.
@@ -33,6 +35,7 @@ pub(crate) async fn respond(
     let finish = finish_reason(&reply);
     let n_values = match &reply {
         TaskReply::Features(features) => features.iter().map(|f| f.values.len()).sum(),
+        TaskReply::Embeddings(rows) => rows.iter().map(|row| row.values.len()).sum(),
         _ => 0,
     };
     let body = if n_values > N_VALUES_INLINE {
@@ -63,6 +66,32 @@ fn write(reply: &TaskReply, shape: ReplyShape, format: ReplyFormat) -> Result<Ve
             "accept: text/csv: features are nested lists, and csv takes a list of objects: accept \
              application/json",
         )),
+        (TaskReply::Embeddings(rows), ReplyFormat::Json) => write_embeddings(rows),
+        (TaskReply::Ranks(ranks), _) => {
+            let ranked = ranks.iter().map(|rank| Ranked {
+                index: rank.index,
+                text: rank.text.as_deref(),
+                score: rank.score,
+            });
+            match format {
+                ReplyFormat::Json => {
+                    let mut out = Vec::new();
+                    write_json(&mut out, &ranked.collect::<Vec<_>>());
+                    Ok(out)
+                }
+                ReplyFormat::Csv => {
+                    let rows = ranked.map(serde_json::to_value).collect::<Result<_, _>>();
+                    let rows = rows.map(Value::Array).map_err(|error| failed(&error))?;
+                    write_table(&rows)
+                }
+            }
+        }
+        (TaskReply::Document(document), ReplyFormat::Json) => {
+            let mut out = Vec::new();
+            write_json(&mut out, document);
+            Ok(out)
+        }
+        (TaskReply::Document(document), ReplyFormat::Csv) => write_table(document),
         (TaskReply::Generated(generated, task), ReplyFormat::Json) => {
             Ok(write_generated(generated, *task))
         }
@@ -114,6 +143,57 @@ fn write_features(features: &[Features], shape: ReplyShape) -> Result<Vec<u8>, A
     Ok(out)
 }
 
+/// `[[..], ..]`: a vector for each input.
+fn write_embeddings(rows: &[Embedding]) -> Result<Vec<u8>, ApiError> {
+    let n_values: usize = rows.iter().map(|row| row.values.len()).sum();
+    let mut out =
+        Vec::with_capacity(n_values.saturating_mul(F32_TEXT_BYTES).min(MAX_RESERVED_BYTES));
+    out.push(b'[');
+    for (idx, row) in rows.iter().enumerate() {
+        if row.values.iter().any(|x| !x.is_finite()) {
+            return Err(ApiError::new(
+                FailureKind::Unserialisable,
+                format!("the vector of input {idx} has numbers that json cannot say"),
+            ));
+        }
+        if idx > 0 {
+            out.push(b',');
+        }
+        write_json(&mut out, &row.values);
+    }
+    out.push(b']');
+    Ok(out)
+}
+
+/// A list of objects as a table; the first one's keys name the columns.
+fn write_table(document: &Value) -> Result<Vec<u8>, ApiError> {
+    let refused = || {
+        ApiError::bad_request(
+            "accept: text/csv: this answer is no list of objects, which csv takes: accept \
+             application/json",
+        )
+    };
+    let rows = document.as_array().ok_or_else(refused)?;
+    let objects: Vec<_> =
+        rows.iter().map(Value::as_object).collect::<Option<_>>().ok_or_else(refused)?;
+    let Some(first) = objects.first() else { return Ok(Vec::new()) };
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(first.keys()).map_err(|error| failed(&error))?;
+    for object in &objects {
+        let fields = first.keys().map(|key| match object.get(key) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Null) | None => String::new(),
+            Some(other) => other.to_string(),
+        });
+        writer.write_record(fields).map_err(|error| failed(&error))?;
+    }
+    writer.into_inner().map_err(|error| failed(error.error()))
+}
+
+fn failed(error: &dyn std::error::Error) -> ApiError {
+    ApiError::new(FailureKind::Internal, format!("writing the reply: {error}"))
+}
+
 /// `[{"generated_text": ..}]`, one object an input. Where there are several of several inputs, each
 /// input's are a list of their own, as transformers' pipelines have it.
 fn write_generated(generated: &[Generated], task: Task) -> Vec<u8> {
@@ -143,9 +223,6 @@ fn write_generated(generated: &[Generated], task: Task) -> Vec<u8> {
 }
 
 fn write_csv(generated: &[Generated], task: Task) -> Result<Vec<u8>, ApiError> {
-    let failed = |error: &dyn std::error::Error| {
-        ApiError::new(FailureKind::Internal, format!("writing the reply: {error}"))
-    };
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record([text_key(task)]).map_err(|error| failed(&error))?;
     for one in generated {
@@ -158,6 +235,7 @@ fn write_csv(generated: &[Generated], task: Task) -> Result<Vec<u8>, ApiError> {
 fn text_key(task: Task) -> &'static str {
     match task {
         Task::Summarization => "summary_text",
+        Task::Translation => "translation_text",
         _ => "generated_text",
     }
 }

@@ -13,7 +13,7 @@ use crate::app::{App, AppState};
 use crate::failure::ApiError;
 use crate::generation::v1;
 use crate::server::Limits;
-use crate::{documents, management, metrics, ping, predictions, respond, sagemaker};
+use crate::{documents, inference, management, metrics, ping, predictions, respond, sagemaker};
 
 /// What a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,8 @@ fn inference() -> Router<App> {
         .route("/v1/embeddings", ask(post(v1::embeddings)))
         .route("/v1/models", get(v1::list))
         .route("/v1/models/{*model}", get(v1::one))
+        .route("/embed", ask(post(inference::embed)))
+        .route("/rerank", ask(post(inference::rerank)))
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(documents::openapi))
         .route("/predictions/{name}", predict())

@@ -155,6 +155,43 @@ impl Tokenizer {
         self.encode_input((first, second).into(), special)
     }
 
+    /// The tokens of a text that is cut into words already: offsets are those in each word, and
+    /// the words that tokens belong to are those given.
+    ///
+    /// # Errors
+    /// The tokenizer can't encode the words.
+    pub fn encode_words(
+        &self,
+        words: &[String],
+        special: SpecialTokens,
+    ) -> Result<Encoding, ArtifactError> {
+        self.encode_input(words.to_vec().into(), special)
+    }
+
+    /// The text that pieces make, each written as in the vocabulary.
+    ///
+    /// # Errors
+    /// The tokenizer can't join the pieces.
+    pub fn join(&self, pieces: &[&str]) -> Result<String, ArtifactError> {
+        let pieces: Vec<String> = pieces.iter().map(|piece| (*piece).to_owned()).collect();
+        match self.0.backend.get_decoder() {
+            None => Ok(pieces.join(" ")),
+            Some(decoder) => guard::call(|| tokenizers::Decoder::decode(decoder, pieces))
+                .map_err(|source| self.error("join the pieces", source)),
+        }
+    }
+
+    /// Whether the vocabulary marks pieces that go on with a word, `##ing`.
+    pub fn has_continuing_prefix(&self) -> bool {
+        match self.0.backend.get_model() {
+            ModelWrapper::WordPiece(model) => !model.continuing_subword_prefix.is_empty(),
+            ModelWrapper::BPE(model) => {
+                model.continuing_subword_prefix.as_deref().is_some_and(|prefix| !prefix.is_empty())
+            }
+            _ => false,
+        }
+    }
+
     /// The text of tokens. Ids that the vocabulary does not have are left out. Where
     /// `tokenizer_config.json` asks for it, and the tokenizer is no BPE, spaces before punctuation
     /// are cleaned up, as in transformers 5.23.0.

@@ -124,6 +124,11 @@ impl ChatRenderer {
         }
     }
 
+    /// Whether there is a template that conversations are made text with.
+    pub(crate) fn has_template(&self) -> bool {
+        self.templates.contains_key("default")
+    }
+
     /// The template that the request wants, else the one for tools, else the usual one.
     fn choose(&self, chat: &Chat) -> Result<(&str, &Template), HostError> {
         let asked = match chat.extra.get("chat_template") {

@@ -72,7 +72,7 @@ fn context_at(dir: &Path, kind: ModelKind, task: Option<&str>) -> Arc<TaskContex
     let config = json!({"model_type": "gpt2", "architectures": [class]});
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     let files = ModelDir::open(dir, &UnpackOptions::default()).unwrap();
-    let text = ModelText::read(&files).unwrap();
+    let text = ModelText::read(&files, task).unwrap();
     let limits = Limits::new(info(kind), 8, None);
     Arc::new(TaskContext::new("m", task, text, limits).unwrap())
 }

@@ -102,7 +102,8 @@ fn load_failure(engine: FakeEngine, dir: &TempDir) -> String {
 fn request(inputs: &[&str], parameters: Value) -> TaskRequest {
     TaskRequest {
         id: "r".to_owned(),
-        inputs: inputs.iter().map(|text| (*text).to_owned()).collect(),
+        inputs: inputs.iter().map(|text| (*text).into()).collect(),
+        is_single: false,
         parameters: parameters.as_object().cloned().unwrap_or_default(),
         deadline: None,
     }

@@ -113,9 +113,11 @@ fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loade
     tracing::info!(model = name, wanted = %config.engine.value, set_by = %config.engine.source,
         candidates = ?found, "engines to try, best first");
     // The text side is read while the engine loads; only a scheduled model needs it.
+    let files = &files;
     let (loaded, text) = thread::scope(|scope| {
-        let text = scope.spawn(|| ModelText::read(&files));
-        let loaded = load_with(shared, &config, &files, &candidates);
+        let wanted = config.task.as_ref().map(|task| task.value.as_str());
+        let text = scope.spawn(move || ModelText::read(files, wanted));
+        let loaded = load_with(shared, &config, files, &candidates);
         let text = text.join().unwrap_or_else(|panic| {
             Err(EngineError::internal(format!("tokenizer: {}", panic_text(&*panic))).into())
         });

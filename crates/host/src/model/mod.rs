@@ -25,7 +25,7 @@ use crate::activity::Activity;
 use crate::generate::{Answers, GenerateRequest, Generation, Pipe, Term};
 use crate::scheduler::{Job, Outcome};
 use crate::tasks::{PreparedGeneration, TaskContext, is_quick};
-use crate::{HostError, RawFrames, RawReply, RawRequest, Task, TaskReply, TaskRequest};
+use crate::{HostError, Input, RawFrames, RawReply, RawRequest, Task, TaskReply, TaskRequest};
 use inbox::{Inbox, Refusal};
 use request_pool::{FRAMES_AHEAD, RawJob, panic_text};
 use sink::WholeSink;
@@ -167,7 +167,7 @@ impl ModelHandle {
         let place = self.reserve(inbox)?;
         let deadline = self.deadline(submitted, request.deadline);
         let term = Term { submitted, deadline };
-        let n_bytes = request.inputs.iter().map(String::len).sum::<usize>();
+        let n_bytes = request.inputs.iter().map(Input::n_bytes).sum::<usize>();
         let reader = Arc::clone(tasks);
         // The place goes along: a thread that reads a text goes on when nobody waits any more.
         let prepare = move || Ok((reader.prepare(&request)?, place));
@@ -184,7 +184,7 @@ impl ModelHandle {
         let outcomes = self.in_time(term, self.answer(receiver)).await?;
         let n_tokens = outcomes.iter().map(Outcome::n_new_tokens).sum::<usize>();
         let tasks = Arc::clone(tasks);
-        let reply = move || tasks.reply(&prepared, outcomes);
+        let reply = move || tasks.reply(prepared, outcomes);
         if n_tokens > INLINE_TOKENS {
             self.in_time(term, run_apart(reply)).await
         } else {

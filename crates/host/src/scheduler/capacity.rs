@@ -180,7 +180,7 @@ impl Needs {
     pub(crate) fn of(work: &Work) -> Self {
         let n_prompt = work.tokens.len();
         let (n_most, n_rows) = match &work.goal {
-            Goal::Hidden(_) => (n_prompt, 1),
+            Goal::Hidden(_) | Goal::Logits { .. } => (n_prompt, 1),
             Goal::Generate(generate) => {
                 let n_most = generate.rules.max_length.saturating_sub(1).max(n_prompt);
                 let n_rows = match &generate.search {

@@ -4,7 +4,7 @@ use drivetrain_engine::{SeqId, TokenId, Wanted};
 
 use super::capacity::{Cache, Needs};
 use super::choose::Chosen;
-use super::pass::Piece;
+use super::pass::{Piece, Rows};
 use super::prefix::PrefixKey;
 use super::work::{Choice, Generate, Goal, Outcome, Scored, Search, Work};
 use crate::FinishReason;
@@ -82,9 +82,65 @@ pub(crate) struct Row {
 /// What becomes of a group.
 #[derive(Debug)]
 pub(crate) enum State {
-    Hidden { wanted: Wanted, values: Vec<f32> },
+    Rows(Gathered),
     Tokens(Box<Choices>),
     Beams { generate: Box<Generate>, search: Box<BeamSearch> },
+}
+
+/// Rows that a group leaves, gathered over its pieces.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    pub(crate) wanted: Wanted,
+    /// The rows that are kept; `None` for all.
+    kept: Option<Box<[u32]>>,
+    n_rows: usize,
+    values: Vec<f32>,
+}
+
+impl Gathered {
+    fn new(wanted: Wanted, kept: Option<Box<[u32]>>) -> Self {
+        Self { wanted, kept, n_rows: 0, values: Vec::new() }
+    }
+
+    /// Whether the rows are logits, one for each token.
+    pub(crate) fn wants_all_logits(&self) -> bool {
+        self.wanted == Wanted::AllLogits
+    }
+
+    /// Takes what a piece left whose first token is at `position`, of a text of `n_tokens`.
+    pub(crate) fn take(&mut self, (position, n): (usize, usize), n_tokens: usize, rows: &Rows<'_>) {
+        let from = if self.is_logits() { &*rows.logits } else { &*rows.hidden };
+        if let Some(kept) = &self.kept {
+            let width = from.len() / n.max(1);
+            for idx in kept.iter().map(|idx| *idx as usize) {
+                let own = idx.checked_sub(position).filter(|own| *own < n);
+                let row = own.and_then(|own| from.get(own * width..(own + 1) * width));
+                self.values.extend_from_slice(row.unwrap_or_default());
+                self.n_rows += usize::from(row.is_some());
+            }
+            return;
+        }
+        if self.values.is_empty() && n < n_tokens {
+            self.values.reserve_exact(from.len() / n.max(1) * n_tokens);
+        }
+        self.values.extend_from_slice(from);
+        self.n_rows += n;
+    }
+
+    fn is_logits(&self) -> bool {
+        matches!(self.wanted, Wanted::AllLogits | Wanted::SequenceLogits)
+    }
+
+    /// What became of the group.
+    pub(crate) fn outcome(&mut self) -> Outcome {
+        let values = std::mem::take(&mut self.values);
+        match (self.is_logits(), self.wanted) {
+            (true, Wanted::SequenceLogits) => Outcome::Logits { n_rows: 1, values },
+            (true, _) => Outcome::Logits { n_rows: self.n_rows, values },
+            (false, Wanted::Hidden) => Outcome::Hidden { n_rows: self.n_rows, values },
+            (false, _) => Outcome::Hidden { n_rows: 1, values },
+        }
+    }
 }
 
 /// Choices of one prompt that go their own ways.
@@ -101,7 +157,8 @@ impl Group {
     pub(crate) fn new(id: SeqId, job: u64, item: usize, work: Work) -> Self {
         let mut row = Row::new(id, work.tokens);
         let state = match work.goal {
-            Goal::Hidden(wanted) => State::Hidden { wanted, values: Vec::new() },
+            Goal::Hidden(wanted) => State::Rows(Gathered::new(wanted, None)),
+            Goal::Logits { wanted, kept } => State::Rows(Gathered::new(wanted, kept)),
             Goal::Generate(generate) => match generate.search.clone() {
                 Search::Beams(params) => {
                     let stops = generate.stops.as_ref();
@@ -155,7 +212,7 @@ impl Group {
             is_through: false,
             token_types: Vec::new(),
             rows: Vec::new(),
-            state: State::Hidden { wanted: Wanted::Nothing, values: Vec::new() },
+            state: State::Rows(Gathered::new(Wanted::Nothing, None)),
             prompt_scores: Vec::new(),
             has_told_prompt: false,
             has_started: false,
@@ -180,7 +237,7 @@ impl Group {
     /// Most sequences of the engine that it has at once.
     pub(crate) fn most_rows(&self) -> usize {
         match &self.state {
-            State::Hidden { .. } => 1,
+            State::Rows(_) => 1,
             State::Tokens(choices) => choices.ended.len(),
             State::Beams { search, .. } => search.max_rows(),
         }
@@ -193,7 +250,7 @@ impl Group {
 
     pub(crate) fn generate(&self) -> Option<&Generate> {
         match &self.state {
-            State::Hidden { .. } => None,
+            State::Rows(_) => None,
             State::Tokens(choices) => Some(&choices.generate),
             State::Beams { generate, .. } => Some(generate),
         }
@@ -238,7 +295,13 @@ impl Group {
         let row = self.rows.get(row_idx)?;
         let range = row.n_done..row.n_done + n_tokens;
         let wanted = match &self.state {
-            State::Hidden { wanted, .. } => *wanted,
+            // What a head says of a sequence it says at its end.
+            State::Rows(Gathered { wanted: Wanted::SequenceLogits, .. })
+                if range.end < row.len() =>
+            {
+                Wanted::Nothing
+            }
+            State::Rows(gathered) => gathered.wanted,
             _ if row.n_proposed > 0 || self.n_prompt_scores().is_some() => Wanted::AllLogits,
             _ if range.end == row.len() => Wanted::LastLogits,
             _ => Wanted::Nothing,
@@ -258,7 +321,7 @@ impl Group {
             return true;
         }
         match &mut self.state {
-            State::Hidden { .. } => return false,
+            State::Rows(_) => return false,
             State::Beams { search, .. } => {
                 self.outcome = Some(Outcome::Generated(search.choices(true)));
             }

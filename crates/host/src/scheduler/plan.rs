@@ -82,6 +82,7 @@ impl Scheduler {
         let is_whole = self.limits.info.kind == ModelKind::Encoder;
         let most_scored = (PROMPT_LOGITS / self.limits.info.n_logits.max(1) as usize).max(1);
         let n_decoding = self.pass.n_tokens();
+        let mut n_all = 0;
         let in_batch = (self.limits.info.max_batch_tokens as usize).saturating_sub(n_decoding);
         let budget = self.limits.step_tokens.min(in_batch);
         for (idx, group) in self.running.iter().enumerate() {
@@ -98,9 +99,17 @@ impl Scheduler {
             if is_whole && n_tokens > left && !self.pass.is_empty() {
                 continue;
             }
+            let wants_all = matches!(&group.state, State::Rows(rows) if rows.wants_all_logits());
+            if is_whole && wants_all {
+                // Each token leaves a row, which may be as wide as the vocabulary.
+                if n_all > 0 && n_all + n_tokens > most_scored {
+                    continue;
+                }
+                n_all += n_tokens;
+            }
             if is_whole {
                 n_taken = n_tokens;
-            } else if group.n_prompt_scores().is_some() {
+            } else if wants_all || group.n_prompt_scores().is_some() {
                 n_taken = n_taken.min(most_scored);
             }
             if let Some(piece) = group.piece(0, n_taken) {

@@ -77,15 +77,11 @@ impl Scheduler {
         }
         row.n_done += segment.n_tokens as usize;
         let is_through = row.n_to_run() == 0;
-        if let State::Hidden { values, .. } = &mut group.state {
-            if values.is_empty() && !is_through {
-                let width = rows.hidden.len() / segment.n_tokens as usize;
-                values.reserve_exact(width * row.tokens.len());
-            }
-            values.extend_from_slice(rows.hidden);
+        if let State::Rows(gathered) = &mut group.state {
+            let piece = (segment.position as usize, segment.n_tokens as usize);
+            gathered.take(piece, row.tokens.len(), &rows);
             if is_through {
-                let values = std::mem::take(values);
-                group.outcome = Some(Outcome::Hidden { n_rows: row.n_done, values });
+                group.outcome = Some(gathered.outcome());
             }
             return Ok(());
         }

@@ -34,6 +34,14 @@ impl Work {
 pub(crate) enum Goal {
     /// Its hidden states, row by row ([`Wanted::Hidden`]) or pooled to one row.
     Hidden(Wanted),
+    /// Its logits, row by row ([`Wanted::AllLogits`]) or one row for the whole
+    /// ([`Wanted::SequenceLogits`]).
+    Logits {
+        /// Which of the two.
+        wanted: Wanted,
+        /// The rows that are kept, in order; `None` for all.
+        kept: Option<Box<[u32]>>,
+    },
     /// New tokens.
     Generate(Box<Generate>),
 }
@@ -109,6 +117,8 @@ pub(crate) struct NewToken<'a> {
 pub(crate) enum Outcome {
     /// Hidden states `[n_rows, dim]`, row-major.
     Hidden { n_rows: usize, values: Vec<f32> },
+    /// Logits `[n_rows, n_logits]`, row-major.
+    Logits { n_rows: usize, values: Vec<f32> },
     /// The choices: one, `n`, or the best of the beams, best first.
     Generated(Vec<Choice>),
 }
@@ -139,6 +149,8 @@ impl Outcome {
     pub(crate) fn n_new_tokens(&self) -> usize {
         match self {
             Self::Hidden { .. } => 0,
+            // Sorting and searching rows takes about as long as words for this many tokens.
+            Self::Logits { values, .. } => values.len() / 256,
             Self::Generated(choices) => choices.iter().map(|choice| choice.ids.len()).sum(),
         }
     }

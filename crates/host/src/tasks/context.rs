@@ -2,12 +2,17 @@
 
 use drivetrain_artifacts::EarlyStopping as Stopping;
 use drivetrain_artifacts::{DecodeSpecial, JsonFile, SpecialTokens};
-use drivetrain_engine::{EngineError, ModelKind, TokenModelInfo};
+use drivetrain_engine::{EngineError, HeadKind, ModelKind, TokenModelInfo};
 use serde_json::Value;
 
+use super::facts::Facts;
 use super::text::{self, Encoded, ModelText, Text};
 use super::{Generated, Task, TaskReply, TaskRequest};
-use super::{feature_extraction, summarization, text_generation, text2text_generation};
+use super::{
+    conversational, feature_extraction, fill_mask, question_answering, rerank, sentence_embedding,
+    text_classification, text_generation, text2text_generation, token_classification, translation,
+    zero_shot_classification,
+};
 use crate::HostError;
 use crate::constraint::Grammars;
 use crate::generate::{ChatRenderer, Naming};
@@ -21,7 +26,7 @@ const MAX_TOKENS: usize = 1 << 20;
 const MAX_VALUES: usize = 64 << 20;
 
 /// What messages call the parameters of `tokenize_kwargs`.
-const INNER: Naming = Naming { prefix: "parameters.tokenize_kwargs.", renamed: &[] };
+pub(super) const INNER: Naming = Naming { prefix: "parameters.tokenize_kwargs.", renamed: &[] };
 
 /// A loaded model's task, with all that its requests need.
 pub(crate) struct TaskContext {
@@ -34,10 +39,41 @@ pub(crate) struct TaskContext {
     pub(super) defaults: Defaults,
     /// What the model's class puts before a decoder's input that it makes itself.
     pub(super) shift_start: Option<u32>,
+    /// What the model's files say of its task.
+    pub(super) facts: Facts,
+    /// The languages that the task's name says: `translation_en_to_de`.
+    pub(super) pair: Option<(String, String)>,
 }
 
+/// Makes the reply of a request's outcomes.
+type Finish = Box<dyn FnOnce(&TaskContext, Vec<Outcome>) -> Result<TaskReply, HostError> + Send>;
+
 /// What a request's outcomes need to become its reply.
-pub(crate) struct Prepared {
+pub(crate) enum Prepared {
+    /// Each outcome is an input's text or features.
+    Texts(Texts),
+    /// The task knows itself what becomes of them.
+    Own(Finish),
+}
+
+impl Prepared {
+    /// A task that makes its reply of the outcomes alone.
+    pub(super) fn finished_by(
+        finish: impl FnOnce(Vec<Outcome>) -> Result<TaskReply, HostError> + Send + 'static,
+    ) -> Self {
+        Self::Own(Box::new(move |_, outcomes| finish(outcomes)))
+    }
+
+    /// A task that needs the model's tokenizer, too.
+    pub(super) fn finished_with(
+        finish: impl FnOnce(&TaskContext, Vec<Outcome>) -> Result<TaskReply, HostError> + Send + 'static,
+    ) -> Self {
+        Self::Own(Box::new(finish))
+    }
+}
+
+/// What outcomes that are one an input need to become a reply.
+pub(crate) struct Texts {
     pub(super) items: Vec<Item>,
     /// Whether replies keep special tokens.
     pub(super) special: DecodeSpecial,
@@ -76,7 +112,7 @@ impl TaskContext {
             return Err(HostError::TokenizerMismatch { dir: text.dir, n_ids, n_rows: info.vocab });
         }
         let task = choose(wanted, &text)?;
-        check_kind(model, task, info)?;
+        check_kind(model, task, info, &text.facts)?;
         check_tokens(task, &text, info)?;
         let json = text.config.as_ref().map(|config| &config.json);
         let configured = json.map(|json: &JsonFile| json.opt_u32("decoder_start_token_id"));
@@ -96,6 +132,8 @@ impl TaskContext {
             limits,
             defaults,
             shift_start,
+            facts: text.facts,
+            pair: wanted.and_then(languages),
         })
     }
 
@@ -122,9 +160,21 @@ impl TaskContext {
         params.log_unknown(&request.id);
         let (works, prepared) = match self.task {
             Task::FeatureExtraction => feature_extraction::prepare(self, request, params)?,
-            Task::Text2TextGeneration => text2text_generation::prepare(self, request, params)?,
-            Task::Summarization => summarization::prepare(self, request, params)?,
+            Task::SentenceEmbedding => sentence_embedding::prepare(self, request, params)?,
+            Task::TextClassification => text_classification::prepare(self, request, params)?,
+            Task::TokenClassification => token_classification::prepare(self, request, params)?,
+            Task::QuestionAnswering => question_answering::prepare(self, request, params)?,
+            Task::FillMask => fill_mask::prepare(self, request, params)?,
+            Task::ZeroShotClassification => {
+                zero_shot_classification::prepare(self, request, params)?
+            }
+            Task::Rerank => rerank::prepare(self, request, params)?,
+            Task::Text2TextGeneration | Task::Summarization => {
+                text2text_generation::prepare(self, request, params)?
+            }
+            Task::Translation => translation::prepare(self, request, params)?,
             Task::TextGeneration => text_generation::prepare(self, request, params)?,
+            Task::Conversational => conversational::prepare(self, request, params)?,
         };
         works.iter().try_for_each(|work| self.limits.check(work))?;
         Ok((works, prepared))
@@ -141,9 +191,13 @@ impl TaskContext {
     /// What the tokenizer says.
     pub(crate) fn reply(
         &self,
-        prepared: &Prepared,
+        prepared: Prepared,
         outcomes: Vec<Outcome>,
     ) -> Result<TaskReply, HostError> {
+        let prepared = match prepared {
+            Prepared::Own(finish) => return finish(self, outcomes),
+            Prepared::Texts(texts) => texts,
+        };
         if outcomes.len() != prepared.items.len() {
             let message =
                 format!("{} outcomes for {} inputs", outcomes.len(), prepared.items.len());
@@ -151,21 +205,20 @@ impl TaskContext {
         }
         match self.task {
             Task::FeatureExtraction => feature_extraction::reply(self.limits.info.dim, outcomes),
-            Task::Text2TextGeneration => text2text_generation::reply(self, prepared, outcomes),
-            Task::Summarization => summarization::reply(self, prepared, outcomes),
-            Task::TextGeneration => text_generation::reply(self, prepared, outcomes),
+            Task::TextGeneration => text_generation::reply(self, &prepared, outcomes),
+            task => text2text_generation::reply(task, self, &prepared, outcomes),
         }
     }
 
     /// The text of `ids`, as the request wants it.
-    pub(super) fn decode(&self, prepared: &Prepared, ids: &[u32]) -> Result<String, HostError> {
+    pub(super) fn decode(&self, prepared: &Texts, ids: &[u32]) -> Result<String, HostError> {
         self.text.decode(ids, prepared.special)
     }
 
     /// The choices of input `idx` as text.
     pub(super) fn generated(
         &self,
-        prepared: &Prepared,
+        prepared: &Texts,
         (idx, item): (usize, &Item),
         outcome: Outcome,
     ) -> Result<Vec<Generated>, HostError> {
@@ -194,16 +247,19 @@ impl TaskContext {
         text: &str,
         how: &Encoding,
     ) -> Result<Encoded, HostError> {
-        let text = text::bounded(text, how.limit, how.truncates).map_err(|n_bytes| {
-            HostError::bad_request(format!(
-                "inputs[{idx}] has {} bytes and model {} takes {} tokens, for which {n_bytes} bytes \
-                 are more than enough: shorten it, or set parameters.truncation to true",
-                text.len(),
-                self.model,
-                how.limit
-            ))
-        })?;
-        let mut encoded = self.text.encode(text, how.special)?;
+        self.encode_with(idx, text, how, &|text| self.text.encode(text, how.special))
+    }
+
+    /// The same, with the text made tokens by `encode`.
+    pub(super) fn encode_with(
+        &self,
+        idx: usize,
+        text: &str,
+        how: &Encoding,
+        encode: &dyn Fn(&str) -> Result<Encoded, HostError>,
+    ) -> Result<Encoded, HostError> {
+        let text = self.bounded_to(&format!("inputs[{idx}]"), text, how.limit, how.truncates)?;
+        let mut encoded = encode(text)?;
         let found = encoded.ids.len();
         if how.truncates {
             if !encoded.cut(how.cut_limit.min(how.limit)) {
@@ -220,6 +276,48 @@ impl TaskContext {
             )));
         }
         Ok(encoded)
+    }
+}
+
+impl TaskContext {
+    /// `text`, called `place`, if tokenising it is worth the memory; cut to what is if it `truncates`.
+    ///
+    /// # Errors
+    /// `BadRequest` for a text that is not to be cut and has far more bytes than `n_tokens` take.
+    pub(super) fn bounded_to<'a>(
+        &self,
+        place: &str,
+        text: &'a str,
+        n_tokens: usize,
+        truncates: bool,
+    ) -> Result<&'a str, HostError> {
+        text::bounded(text, n_tokens, truncates).map_err(|n_bytes| {
+            HostError::bad_request(format!(
+                "{place} has {} bytes and model {} takes {n_tokens} tokens, for which {n_bytes} \
+                 bytes are more than enough: shorten it, or set parameters.truncation to true",
+                text.len(),
+                self.model
+            ))
+        })
+    }
+
+    /// [`Self::bounded_to`] for a text that is cut anyway.
+    pub(super) fn bounded<'a>(
+        &self,
+        place: &str,
+        text: &'a str,
+        n_tokens: usize,
+    ) -> Result<&'a str, HostError> {
+        self.bounded_to(place, text, n_tokens, true)
+    }
+}
+
+/// The languages that a task's name says.
+fn languages(task: &str) -> Option<(String, String)> {
+    let parts: Vec<&str> = task.trim().split('_').collect();
+    match parts.as_slice() {
+        ["translation", from, "to", to] => Some(((*from).to_owned(), (*to).to_owned())),
+        _ => None,
     }
 }
 
@@ -316,7 +414,7 @@ pub(super) fn decode_special(params: Params<'_>) -> Result<DecodeSpecial, HostEr
 }
 
 /// `truncation`: a truth value, or one of the tokenizer's strategies.
-fn truncation(params: Params<'_>) -> Result<Option<bool>, HostError> {
+pub(super) fn truncation(params: Params<'_>) -> Result<Option<bool>, HostError> {
     match params.get("truncation") {
         None => Ok(None),
         Some(Value::Bool(truncates)) => Ok(Some(*truncates)),
@@ -336,6 +434,9 @@ fn choose(wanted: Option<&str>, text: &ModelText) -> Result<Task, HostError> {
     if let Some(wanted) = wanted {
         return wanted.parse().map_err(HostError::UnknownTask);
     }
+    if text.facts.sentences.is_some() {
+        return Ok(Task::SentenceEmbedding);
+    }
     let architectures = text.config.as_ref().map_or(&[][..], |config| &config.architectures);
     Task::of_architectures(architectures).ok_or_else(|| HostError::NoTask {
         file: text.config_path(),
@@ -344,36 +445,79 @@ fn choose(wanted: Option<&str>, text: &ModelText) -> Result<Task, HostError> {
     })
 }
 
+/// What a task needs of a model, in words, and whether this one has it.
+fn needs(task: Task, info: &TokenModelInfo) -> (&'static str, bool) {
+    let (kind, head) = (info.kind, info.head);
+    let has_language_model = head == HeadKind::LanguageModel;
+    let is_decoder = kind == ModelKind::Decoder && has_language_model;
+    let is_answering = kind == ModelKind::EncoderDecoder && has_language_model;
+    match task {
+        Task::FeatureExtraction => ("a model with hidden states", info.dim > 0),
+        Task::SentenceEmbedding => (
+            "an encoder-only or decoder-only model with hidden states",
+            info.dim > 0 && kind != ModelKind::EncoderDecoder,
+        ),
+        Task::TextClassification | Task::ZeroShotClassification | Task::Rerank => (
+            "a head for sequence classification (a class ForSequenceClassification)",
+            head == HeadKind::SequenceClassification,
+        ),
+        Task::TokenClassification => (
+            "a head for token classification (a class ForTokenClassification)",
+            head == HeadKind::TokenClassification,
+        ),
+        Task::QuestionAnswering => (
+            "a head for question answering (a class ForQuestionAnswering)",
+            head == HeadKind::QuestionAnswering,
+        ),
+        Task::FillMask => (
+            "a head for masked tokens (a class ForMaskedLM)",
+            head == HeadKind::MaskedLanguageModel,
+        ),
+        Task::TextGeneration => ("a decoder-only model with a language-model head", is_decoder),
+        Task::Conversational => ("a model with a language-model head", is_decoder || is_answering),
+        Task::Text2TextGeneration | Task::Summarization | Task::Translation => {
+            ("an encoder-decoder model with a language-model head", is_answering)
+        }
+    }
+}
+
 /// Whether a model of this shape can do the task.
-fn check_kind(model: &str, task: Task, info: &TokenModelInfo) -> Result<(), HostError> {
-    let needs = match (task, info.kind) {
-        (Task::FeatureExtraction, _) if info.dim > 0 => return Ok(()),
-        (Task::FeatureExtraction, _) => "a model with hidden states",
-        (Task::TextGeneration, ModelKind::Decoder)
-        | (Task::Text2TextGeneration | Task::Summarization, ModelKind::EncoderDecoder)
-            if info.n_logits > 0 =>
-        {
-            return Ok(());
-        }
-        (Task::TextGeneration, _) => "a decoder-only model with a language-model head",
-        _ => "an encoder-decoder model with a language-model head",
+fn check_kind(
+    model: &str,
+    task: Task,
+    info: &TokenModelInfo,
+    facts: &Facts,
+) -> Result<(), HostError> {
+    let (needs_words, has) = needs(task, info);
+    if has {
+        return Ok(());
+    }
+    let kind = match info.kind {
+        ModelKind::Encoder => "an encoder-only one",
+        ModelKind::Decoder => "a decoder-only one",
+        ModelKind::EncoderDecoder => "an encoder-decoder one",
     };
-    let has_head = info.n_logits > 0;
-    let (is, allowed) = match info.kind {
-        ModelKind::Encoder => ("an encoder-only one", "feature-extraction"),
-        ModelKind::Decoder if has_head && info.dim == 0 => {
-            ("a decoder-only one without hidden states", "text-generation")
-        }
-        ModelKind::Decoder if has_head => {
-            ("a decoder-only one", "text-generation, feature-extraction")
-        }
-        ModelKind::EncoderDecoder if has_head => {
-            ("an encoder-decoder one", "text2text-generation, summarization, feature-extraction")
-        }
-        _ => ("one without a language-model head", "feature-extraction"),
+    let head = match info.head {
+        HeadKind::None => "without a head",
+        HeadKind::LanguageModel => "with a language-model head",
+        HeadKind::MaskedLanguageModel => "with a head for masked tokens",
+        HeadKind::SequenceClassification => "with a head for sequence classification",
+        HeadKind::TokenClassification => "with a head for token classification",
+        HeadKind::QuestionAnswering => "with a head for question answering",
     };
-    let (model, task) = (model.to_owned(), task.name().to_owned());
-    Err(HostError::TaskModel { model, task, needs, is, allowed: allowed.to_owned() })
+    let class = facts.class.as_deref().map(|class| format!(" ({class})")).unwrap_or_default();
+    let allowed = Task::ALL.into_iter().filter(|task| needs_of(*task, info)).map(Task::name);
+    Err(HostError::TaskModel {
+        model: model.to_owned(),
+        task: task.name().to_owned(),
+        needs: needs_words,
+        is: format!("{kind} {head}{class}"),
+        allowed: allowed.collect::<Vec<_>>().join(", "),
+    })
+}
+
+fn needs_of(task: Task, info: &TokenModelInfo) -> bool {
+    needs(task, info).1
 }
 
 /// Whether the tokens that generation puts in by itself are the model's.

@@ -5,7 +5,8 @@
 use drivetrain_artifacts::DecodeSpecial;
 use drivetrain_engine::{DefaultDecoderInput, EngineError, ModelKind, Wanted};
 
-use super::context::{Budget, Encoding, Item, Prepared, TaskContext};
+use super::context::{Budget, Encoding, Item, Prepared, TaskContext, Texts};
+use super::input::text_of;
 use super::{Features, TaskReply, TaskRequest};
 use crate::HostError;
 use crate::logits::Params;
@@ -25,7 +26,8 @@ pub(super) fn prepare(
     let mut budget = Budget::new(info.dim);
     let mut works = Vec::with_capacity(request.inputs.len());
     let mut items = Vec::with_capacity(request.inputs.len());
-    for (idx, text) in request.inputs.iter().enumerate() {
+    for (idx, input) in request.inputs.iter().enumerate() {
+        let text = text_of(&format!("inputs[{idx}]"), input)?;
         let encoded = context.encode(idx, text, &how)?;
         if encoded.ids.is_empty() {
             return Err(HostError::bad_request(format!(
@@ -42,23 +44,23 @@ pub(super) fn prepare(
             }
             ModelKind::Decoder => Work::hidden(encoded.ids, Vec::new()),
             ModelKind::Encoder => {
-                let types = encoded.type_ids;
-                let token_types = if types.iter().any(|t| *t != 0) { types } else { Vec::new() };
+                let token_types = context.facts.token_types(encoded.type_ids);
                 Work::hidden(encoded.ids, token_types)
             }
         });
     }
-    Ok((works, Prepared { items, special: DecodeSpecial::Skip, is_full_text: false }))
+    let special = DecodeSpecial::Skip;
+    Ok((works, Prepared::Texts(Texts { items, special, is_full_text: false })))
 }
 
 /// What the decoder reads when nobody says what.
-fn decoder_input(context: &TaskContext, ids: &[u32]) -> Result<Vec<u32>, HostError> {
+pub(super) fn decoder_input(context: &TaskContext, ids: &[u32]) -> Result<Vec<u32>, HostError> {
     let (last, before) = ids.split_last().map_or((None, &[][..]), |(l, b)| (Some(*l), b));
     match context.limits().info.default_decoder_input {
         DefaultDecoderInput::ShiftRight => {
             let start = context.shift_start.ok_or_else(|| {
                 HostError::bad_request(format!(
-                    "feature-extraction of model {} needs decoder_start_token_id in its config.json",
+                    "model {} needs decoder_start_token_id in its config.json",
                     context.model
                 ))
             })?;
@@ -68,7 +70,7 @@ fn decoder_input(context: &TaskContext, ids: &[u32]) -> Result<Vec<u32>, HostErr
             Ok(last.into_iter().chain(before.iter().copied()).collect())
         }
         DefaultDecoderInput::None => Err(HostError::bad_request(format!(
-            "model {} makes no decoder input of its own, so it has no features of a text: use \
+            "model {} makes no decoder input of its own, so it has no states of a text: use \
              text2text-generation, or a model whose class makes one (BART, mBART)",
             context.model
         ))),
@@ -80,9 +82,7 @@ pub(super) fn reply(dim: u32, outcomes: Vec<Outcome>) -> Result<TaskReply, HostE
         Outcome::Hidden { n_rows, values } => {
             Ok(Features { n_tokens: n_rows, dim: dim as usize, values })
         }
-        Outcome::Generated(_) => {
-            Err(EngineError::internal("feature-extraction ended in tokens").into())
-        }
+        _ => Err(EngineError::internal("feature-extraction ended in something else").into()),
     });
     Ok(TaskReply::Features(features.collect::<Result<_, HostError>>()?))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use drivetrain_artifacts::{DecodeSpecial, DecodeStream, SpecialTokens};
-use drivetrain_engine::{ModelKind, TokenId};
+use drivetrain_engine::{HeadKind, ModelKind, TokenId};
 use serde_json::Value;
 
 use super::context::{Budget, TaskContext, decode_special};
@@ -75,7 +75,7 @@ impl TaskContext {
     fn check_generates(&self) -> Result<(), HostError> {
         let info = &self.limits().info;
         let model = self.model();
-        if info.n_logits == 0 || info.kind == ModelKind::Encoder {
+        if info.head != HeadKind::LanguageModel || info.kind == ModelKind::Encoder {
             return Err(HostError::bad_request(format!(
                 "model {model} generates no text: it has no language-model head; it serves {}",
                 self.task()
@@ -101,7 +101,7 @@ impl TaskContext {
     ) -> Result<Answering, HostError> {
         let goals = works.iter().filter_map(|work| match &work.goal {
             Goal::Generate(goal) => Some(goal),
-            Goal::Hidden(_) => None,
+            Goal::Hidden(_) | Goal::Logits { .. } => None,
         });
         let n_choices = goals.clone().map(|goal| choices(&goal.search).0).max().unwrap_or(1);
         let has_beams = goals.clone().any(|goal| matches!(goal.search, Search::Beams(_)));

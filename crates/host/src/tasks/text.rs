@@ -8,6 +8,7 @@ use drivetrain_artifacts::{
     Tokenizer,
 };
 
+use super::facts::{self, Facts};
 use crate::HostError;
 use crate::constraint::Grammars;
 use crate::generate::ChatRenderer;
@@ -16,6 +17,39 @@ use crate::generate::ChatRenderer;
 pub(crate) trait Text: Send + Sync {
     /// The tokens of `text`.
     fn encode(&self, text: &str, special: SpecialTokens) -> Result<Encoded, HostError>;
+
+    /// The tokens of two texts, with the special tokens around them.
+    fn encode_pair(&self, first: &str, second: &str) -> Result<Encoded, HostError>;
+
+    /// The tokens of a text that is cut into words already; offsets are those in each word.
+    fn encode_words(&self, words: &[String], special: SpecialTokens) -> Result<Encoded, HostError>;
+
+    /// The text of pieces as the vocabulary writes them.
+    fn join(&self, pieces: &[&str]) -> Result<String, HostError>;
+
+    /// The id of a piece as the vocabulary writes it.
+    fn token_to_id(&self, token: &str) -> Option<u32>;
+
+    /// A piece as the vocabulary writes it.
+    fn id_to_token(&self, id: u32) -> Option<String>;
+
+    /// Whether the vocabulary marks pieces that go on with a word.
+    fn continuing_prefix(&self) -> bool;
+
+    /// The token that stands for what the vocabulary does not have.
+    fn unknown(&self) -> Option<u32>;
+
+    /// The token that stands for what is to be found.
+    fn mask(&self) -> Option<u32>;
+
+    /// The token whose state stands for the whole text.
+    fn cls(&self) -> Option<u32>;
+
+    /// The token that ends a text.
+    fn eos(&self) -> Option<u32>;
+
+    /// The token that fills a batch.
+    fn pad(&self) -> Option<u32>;
 
     /// The text of `ids`.
     fn decode(&self, ids: &[u32], special: DecodeSpecial) -> Result<String, HostError>;
@@ -41,8 +75,51 @@ pub(crate) trait Text: Send + Sync {
 
 impl Text for Tokenizer {
     fn encode(&self, text: &str, special: SpecialTokens) -> Result<Encoded, HostError> {
-        let Encoding { ids, type_ids, special, .. } = Self::encode(self, text, special)?;
-        Ok(Encoded { ids, type_ids, special })
+        Ok(Self::encode(self, text, special)?.into())
+    }
+
+    fn encode_pair(&self, first: &str, second: &str) -> Result<Encoded, HostError> {
+        Ok(Self::encode_pair(self, first, second, SpecialTokens::Add)?.into())
+    }
+
+    fn encode_words(&self, words: &[String], special: SpecialTokens) -> Result<Encoded, HostError> {
+        Ok(Self::encode_words(self, words, special)?.into())
+    }
+
+    fn join(&self, pieces: &[&str]) -> Result<String, HostError> {
+        Ok(Self::join(self, pieces)?)
+    }
+
+    fn token_to_id(&self, token: &str) -> Option<u32> {
+        Self::token_to_id(self, token)
+    }
+
+    fn id_to_token(&self, id: u32) -> Option<String> {
+        Self::id_to_token(self, id)
+    }
+
+    fn continuing_prefix(&self) -> bool {
+        Self::has_continuing_prefix(self)
+    }
+
+    fn unknown(&self) -> Option<u32> {
+        self.unk_token_id()
+    }
+
+    fn mask(&self) -> Option<u32> {
+        self.mask_token_id()
+    }
+
+    fn cls(&self) -> Option<u32> {
+        self.cls_token_id()
+    }
+
+    fn eos(&self) -> Option<u32> {
+        self.eos_token_id()
+    }
+
+    fn pad(&self) -> Option<u32> {
+        self.pad_token_id()
     }
 
     fn decode(&self, ids: &[u32], special: DecodeSpecial) -> Result<String, HostError> {
@@ -103,6 +180,17 @@ pub(crate) struct Encoded {
     pub(crate) type_ids: Vec<u32>,
     /// Whether each id was put around the text.
     pub(crate) special: Vec<bool>,
+    /// First byte and end of each token in its text; empty or one for each id.
+    pub(crate) offsets: Vec<(usize, usize)>,
+    /// The word that each token belongs to; empty or one for each id.
+    pub(crate) words: Vec<Option<u32>>,
+}
+
+impl From<Encoding> for Encoded {
+    fn from(encoding: Encoding) -> Self {
+        let Encoding { ids, type_ids, offsets, special, words } = encoding;
+        Self { ids, type_ids, special, offsets, words }
+    }
 }
 
 impl Encoded {
@@ -140,6 +228,12 @@ impl Encoded {
 
     fn remove(&mut self, gone: Range<usize>) {
         let n = self.ids.len();
+        if self.offsets.len() == n {
+            self.offsets.drain(gone.clone());
+        }
+        if self.words.len() == n {
+            self.words.drain(gone.clone());
+        }
         self.ids.drain(gone.clone());
         if self.type_ids.len() == n {
             self.type_ids.drain(gone.clone());
@@ -159,25 +253,33 @@ pub(crate) struct ModelText {
     pub(crate) text: Box<dyn Text>,
     pub(crate) chat: ChatRenderer,
     pub(crate) grammars: Grammars,
+    /// What the files say of the task.
+    pub(super) facts: Facts,
 }
 
 impl ModelText {
-    /// Reads `config.json`, `generation_config.json` and the tokenizer's files.
+    /// Reads `config.json`, `generation_config.json`, the tokenizer's files and what belongs to the
+    /// task, which is `wanted` if that is said.
     ///
     /// # Errors
     /// One of them is missing or wrong; without `config.json` the other two must do.
-    pub(crate) fn read(files: &ModelDir) -> Result<Self, HostError> {
+    pub(crate) fn read(files: &ModelDir, wanted: Option<&str>) -> Result<Self, HostError> {
         let has_config = files.file("config.json")?.is_some();
         let config = if has_config { Some(ModelConfig::read(files)?) } else { None };
         let generation = match &config {
-            Some(config) => GenerationConfig::read(files, config)?,
+            Some(config) => {
+                let own = facts::task_params(&config.json, wanted)?;
+                GenerationConfig::read_with(files, config, own)?
+            }
             None => GenerationConfig::default(),
         };
         let text = Box::new(Tokenizer::read(files)?);
         let chat = ChatRenderer::new(text.chat_templates(), text.special_tokens());
         let eos = generation.eos_token_id.clone().into();
         let grammars = Grammars::new(Tokenizer::clone(&text), eos);
-        Ok(Self { dir: files.path().to_owned(), config, generation, text, chat, grammars })
+        let facts = Facts::read(files, config.as_ref().map(|config| &config.json), wanted)?;
+        let dir = files.path().to_owned();
+        Ok(Self { dir, config, generation, text, chat, grammars, facts })
     }
 
     /// The file that names the architectures.
@@ -200,6 +302,7 @@ mod tests {
                 ids: (0..special.len() as u32).collect(),
                 type_ids: vec![0; special.len()],
                 special: special.iter().map(|s| *s == 1).collect(),
+                ..Encoded::default()
             };
             let found = encoded.cut(limit).then_some(encoded.ids.as_slice());
             assert_eq!(found, expect, "{special:?} {limit}");
@@ -220,6 +323,7 @@ mod tests {
                 ids: (0..special.len() as u32).collect(),
                 type_ids: Vec::new(),
                 special: special.iter().map(|s| *s == 1).collect(),
+                ..Encoded::default()
             };
             let found = encoded.cut_head(limit).then_some(encoded.ids.as_slice());
             assert_eq!(found, expect, "{special:?} {limit}");

@@ -1,6 +1,10 @@
 //! `text2text-generation`: what an encoder-decoder model says to each input.
 
-use super::context::{Budget, Encoding, Item, Prepared, TaskContext, decode_special};
+use drivetrain_artifacts::SpecialTokens;
+
+use super::context::{Budget, Encoding, Item, Prepared, TaskContext, Texts, decode_special};
+use super::input::text_of;
+use super::text::Encoded;
 use super::{Task, TaskReply, TaskRequest, text_generation};
 use crate::HostError;
 use crate::logits::Params;
@@ -11,6 +15,21 @@ pub(super) fn prepare(
     request: &TaskRequest,
     params: Params<'_>,
 ) -> Result<(Vec<Work>, Prepared), HostError> {
+    let special = if params.flag("add_special_tokens")? == Some(false) {
+        SpecialTokens::None
+    } else {
+        SpecialTokens::Add
+    };
+    prepare_with(context, request, params, &|text| context.text.encode(text, special))
+}
+
+/// The same, with texts made tokens by `encode`.
+pub(super) fn prepare_with(
+    context: &TaskContext,
+    request: &TaskRequest,
+    params: Params<'_>,
+    encode: &dyn Fn(&str) -> Result<Encoded, HostError>,
+) -> Result<(Vec<Work>, Prepared), HostError> {
     let generation = text_generation::generation(context, params)?;
     let limit = context.limits().info.max_encoder_positions as usize;
     let how = Encoding::read(context, params, limit)?;
@@ -19,8 +38,11 @@ pub(super) fn prepare(
     let mut budget = Budget::new(0);
     let mut works = Vec::with_capacity(request.inputs.len());
     let mut items = Vec::with_capacity(request.inputs.len());
-    for (idx, text) in request.inputs.iter().enumerate() {
-        let encoder = context.encode(idx, text, &how)?.ids;
+    for (idx, input) in request.inputs.iter().enumerate() {
+        let text = text_of(&format!("inputs[{idx}]"), input)?;
+        // What the task puts before each text: T5's "summarize: ".
+        let text = format!("{}{text}", context.facts.prefix);
+        let encoder = context.encode_with(idx, &text, &how, encode)?.ids;
         if encoder.is_empty() {
             return Err(HostError::bad_request(format!(
                 "inputs[{idx}] gives no tokens: give a text that is not empty"
@@ -32,7 +54,7 @@ pub(super) fn prepare(
         let goal = text_generation::goal(context, &generation, special, (1, &encoder))?;
         works.push(Work { encoder, tokens: vec![start], token_types: Vec::new(), goal });
     }
-    Ok((works, Prepared { items, special, is_full_text: false }))
+    Ok((works, Prepared::Texts(Texts { items, special, is_full_text: false })))
 }
 
 /// The token a decoder starts with.
@@ -52,19 +74,11 @@ pub(super) fn start(context: &TaskContext, params: Params<'_>) -> Result<u32, Ho
         })
 }
 
+/// The reply under the name of the task, which may be another that generates so.
 pub(super) fn reply(
-    context: &TaskContext,
-    prepared: &Prepared,
-    outcomes: Vec<Outcome>,
-) -> Result<TaskReply, HostError> {
-    reply_as(Task::Text2TextGeneration, context, prepared, outcomes)
-}
-
-/// The reply under another task's name.
-pub(super) fn reply_as(
     task: Task,
     context: &TaskContext,
-    prepared: &Prepared,
+    prepared: &Texts,
     outcomes: Vec<Outcome>,
 ) -> Result<TaskReply, HostError> {
     let mut generated = Vec::with_capacity(outcomes.len());

@@ -3,7 +3,10 @@
 
 use drivetrain_artifacts::{DecodeSpecial, SpecialTokens};
 
-use super::context::{Budget, Encoding, Item, Prepared, Prompt, TaskContext, decode_special};
+use super::context::{
+    Budget, Encoding, Item, Prepared, Prompt, TaskContext, Texts, decode_special,
+};
+use super::input::text_of;
 use super::{Generated, Task, TaskReply, TaskRequest};
 use crate::HostError;
 use crate::logits::{GenerationParams, Params};
@@ -23,7 +26,8 @@ pub(super) fn prepare(
     let mut budget = Budget::new(0);
     let mut works = Vec::with_capacity(request.inputs.len());
     let mut items = Vec::with_capacity(request.inputs.len());
-    for (idx, text) in request.inputs.iter().enumerate() {
+    for (idx, input) in request.inputs.iter().enumerate() {
+        let text = text_of(&format!("inputs[{idx}]"), input)?;
         let ids = context.encode(idx, text, &how)?.ids;
         let n_prompt_tokens = ids.len();
         if how.truncates && n_prompt_tokens >= limit {
@@ -33,7 +37,7 @@ pub(super) fn prepare(
                 context.model
             )));
         }
-        let prompt = is_full_text.then(|| Prompt { text: text.clone(), ids: ids.clone() });
+        let prompt = is_full_text.then(|| Prompt { text: text.to_owned(), ids: ids.clone() });
         // As `generate` without input: the start token stands for it, and is no part of the prompt.
         let tokens = if ids.is_empty() { vec![start(context, idx)?] } else { ids };
         budget.take(idx, tokens.len())?;
@@ -41,7 +45,7 @@ pub(super) fn prepare(
         let goal = goal(context, &generation, special, (tokens.len(), &tokens))?;
         works.push(Work { encoder: Vec::new(), tokens, token_types: Vec::new(), goal });
     }
-    Ok((works, Prepared { items, special, is_full_text }))
+    Ok((works, Prepared::Texts(Texts { items, special, is_full_text })))
 }
 
 /// What generation needs of a request's parameters.
@@ -96,7 +100,7 @@ fn start(context: &TaskContext, idx: usize) -> Result<u32, HostError> {
 
 pub(super) fn reply(
     context: &TaskContext,
-    prepared: &Prepared,
+    prepared: &Texts,
     outcomes: Vec<Outcome>,
 ) -> Result<TaskReply, HostError> {
     let mut generated = Vec::with_capacity(outcomes.len());
@@ -116,7 +120,7 @@ pub(super) fn reply(
 /// The prompt as it was written, then its continuation.
 fn full_text(
     context: &TaskContext,
-    prepared: &Prepared,
+    prepared: &Texts,
     prompt: &Prompt,
     generated: &Generated,
 ) -> Result<String, HostError> {

@@ -37,6 +37,11 @@ impl<'a> Params<'a> {
         Self { map, naming }
     }
 
+    /// What the client calls its parameters.
+    pub(crate) fn naming(self) -> Naming {
+        self.naming
+    }
+
     /// The value of `name`; null is absent.
     pub(crate) fn get(self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|value| !value.is_null())

@@ -1,11 +1,12 @@
-//! `/v1/embeddings`: one vector a text, the mean of its tokens' last hidden states, of length 1
-//! unless `option.normalize` is false.
+//! `/v1/embeddings`: one vector a text, as the task sentence-embedding makes it; of a model whose
+//! task is feature-extraction the mean of its tokens' last hidden states, of length 1 unless
+//! `option.normalize` is false.
 
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::Response;
-use drivetrain_host::{Features, Task, TaskReply, TaskRequest};
+use drivetrain_host::{Features, Input, ModelHandle, Task, TaskReply, TaskRequest};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -27,10 +28,18 @@ const N_VALUES_INLINE: usize = 1 << 16;
 
 /// The request's fields.
 pub(crate) const EMBEDDING: &[Field] = &[
-    here("input", Kind::Any, "A text or a list of texts; none may be empty."),
+    here(
+        "input",
+        Kind::Any,
+        "A text or a list of texts, none of them empty; or token ids in their place.",
+    ),
     here("model", Kind::Text, "The model's name."),
     here("encoding_format", Kind::Text, "`float`, or `base64` of little-endian f32."),
-    here("dimensions", Kind::Whole(1, i32::MAX as i64), "Refused unless it is the model's own."),
+    here(
+        "dimensions",
+        Kind::Whole(1, i32::MAX as i64),
+        "The first so many columns; refused unless it is the model's own number, or its task is sentence-embedding.",
+    ),
     here("truncate_prompt_tokens", Kind::Whole(-1, -1), "-1 cuts texts to what the model takes."),
     nobody("user", "Accepted; nobody reads it."),
 ];
@@ -74,7 +83,7 @@ pub(crate) struct EmbeddingUsage {
 /// A request, read.
 #[derive(Debug, PartialEq)]
 pub(crate) struct EmbeddingRequest {
-    inputs: Vec<String>,
+    inputs: Vec<Input>,
     model: Option<String>,
     is_base64: bool,
     dimensions: Option<u64>,
@@ -107,30 +116,42 @@ impl EmbeddingRequest {
     }
 }
 
-fn inputs(input: Option<Value>) -> Result<Vec<String>, Invalid> {
+fn inputs(input: Option<Value>) -> Result<Vec<Input>, Invalid> {
     const WANTED: &str = "a string that is not empty";
+    const IDS: &str = "a list of token ids, none of them negative";
     match input {
-        None => Err(Invalid::new("input", "missing: give a string or a list of strings")),
-        Some(Value::String(text)) if !text.is_empty() => Ok(vec![text]),
+        None => {
+            Err(Invalid::new("input", "missing: give a string, a list of strings or token ids"))
+        }
+        Some(Value::String(text)) if !text.is_empty() => Ok(vec![text.into()]),
         Some(Value::Array(list)) => {
             if list.is_empty() || list.len() > MAX_INPUTS {
                 let what = format!("has {} texts: give 1 to {MAX_INPUTS}", list.len());
                 return Err(Invalid::new("input", what));
             }
-            if list.iter().all(|one| one.is_number() || one.is_array()) {
-                return Err(Invalid::new(
-                    "input",
-                    "token ids are not taken: send the texts, which the model's tokenizer reads",
-                ));
+            if list.iter().all(Value::is_number) {
+                let ids =
+                    ids(&list).ok_or_else(|| Invalid::new("input", format!("expected {IDS}")))?;
+                return Ok(vec![Input::Tokens(ids)]);
             }
             let texts = list.into_iter().enumerate().map(|(idx, value)| match value {
-                Value::String(text) if !text.is_empty() => Ok(text),
+                Value::String(text) if !text.is_empty() => Ok(Input::Text(text)),
+                Value::Array(list) if !list.is_empty() => {
+                    let place = format!("input[{idx}]");
+                    let ids =
+                        ids(&list).ok_or_else(|| Invalid::new(place, format!("expected {IDS}")))?;
+                    Ok(Input::Tokens(ids))
+                }
                 other => Err(Invalid::value(format!("input[{idx}]"), &other, WANTED)),
             });
             texts.collect()
         }
         Some(other) => Err(Invalid::value("input", &other, WANTED)),
     }
+}
+
+fn ids(list: &[Value]) -> Option<Vec<u32>> {
+    list.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
 }
 
 /// `POST /v1/embeddings`.
@@ -155,9 +176,18 @@ pub(crate) async fn embeddings(
 ) -> Result<Response<Body>, ApiError> {
     let request = EmbeddingRequest::read(read_object(&call).await?).map_err(invalid)?;
     let model = ready(&app, &call, request.model.as_deref(), |task| match task {
-        Task::FeatureExtraction => Ok(()),
-        other => Err(format!("does {other}: /v1/embeddings needs option.task=feature-extraction")),
+        Task::FeatureExtraction | Task::SentenceEmbedding => Ok(()),
+        other => Err(format!(
+            "does {other}: /v1/embeddings needs option.task=sentence-embedding or feature-extraction"
+        )),
     })?;
+    if model.task() == Some(Task::SentenceEmbedding) {
+        return sentences(&model, &id, request).await;
+    }
+    if request.inputs.iter().any(|input| matches!(input, Input::Tokens(_))) {
+        let what = "token ids are taken with option.task=sentence-embedding alone: send the texts";
+        return Err(invalid(Invalid::new("input", what)));
+    }
     if let (Some(wanted), Some(info)) = (request.dimensions, model.token_info())
         && wanted != u64::from(info.dim)
     {
@@ -171,6 +201,7 @@ pub(crate) async fn embeddings(
     let task = TaskRequest {
         id: id.as_str().to_owned(),
         inputs: request.inputs,
+        is_single: false,
         parameters,
         deadline: None,
     };
@@ -192,13 +223,47 @@ pub(crate) async fn embeddings(
     } else {
         pool()
     };
+    list(&model, vectors, n_tokens, request.is_base64)
+}
+
+/// The vectors of a model that has sentence-transformers' modules, or is asked to be one.
+async fn sentences(
+    model: &ModelHandle,
+    id: &RequestId,
+    request: EmbeddingRequest,
+) -> Result<Response<Body>, ApiError> {
+    let mut parameters = Map::new();
+    if let Some(n) = request.dimensions {
+        parameters.insert("dimensions".to_owned(), n.into());
+    }
+    let task = TaskRequest {
+        id: id.as_str().to_owned(),
+        inputs: request.inputs,
+        is_single: false,
+        parameters,
+        deadline: None,
+    };
+    let TaskReply::Embeddings(rows) = model.submit(task).await.map_err(ApiError::of_task)? else {
+        return Err(ApiError::new(FailureKind::Internal, "the model's answer is no vectors"));
+    };
+    let n_tokens = rows.iter().map(|row| row.n_tokens).sum();
+    let vectors = rows.into_iter().map(|row| row.values).collect();
+    list(model, vectors, n_tokens, request.is_base64)
+}
+
+fn list(
+    model: &ModelHandle,
+    vectors: Vec<Vec<f32>>,
+    n_tokens: usize,
+    is_base64: bool,
+) -> Result<Response<Body>, ApiError> {
     let mut data = Vec::with_capacity(vectors.len());
     for (index, vector) in vectors.into_iter().enumerate() {
         if vector.iter().any(|x| !x.is_finite()) {
             let message = format!("the model's hidden states of input[{index}] are not finite");
             return Err(ApiError::new(FailureKind::Unserialisable, message));
         }
-        let embedding = match request.is_base64 {
+        let embedding = match is_base64 {
             true => Vector::Base64(base64(&vector)),
             false => Vector::Floats(vector),
         };
