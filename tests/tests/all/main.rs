@@ -12,6 +12,7 @@ mod drain;
 mod engines;
 mod explosions;
 mod generation;
+mod heads;
 mod layers;
 mod refusals;
 mod tasks;
