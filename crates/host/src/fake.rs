@@ -265,8 +265,11 @@ impl TokenModel for Fake {
                     out.next_hidden(1)?.copy_from_slice(&hidden(&held.encoder, &held.tokens));
                 }
                 let is_last = idx + 1 == segment.tokens.len();
-                let wants = segment.wanted == Wanted::AllLogits
-                    || (segment.wanted == Wanted::LastLogits && is_last);
+                let wants = match segment.wanted {
+                    Wanted::AllLogits => true,
+                    Wanted::LastLogits | Wanted::SequenceLogits => is_last,
+                    _ => false,
+                };
                 if wants && !std::mem::take(&mut skips_row) {
                     fill_logits(&held.encoder, &held.tokens, out.next_logits(1)?);
                 }

@@ -248,7 +248,7 @@ impl<'a> Finder<'a, '_> {
     fn is_alias(&self, name: &str) -> bool {
         let modules = ["encoder.embedding.tokens", "decoder.embedding.tokens", "head"];
         modules.iter().any(|module| {
-            let places = self.family.places(module, "weight").iter();
+            let places = self.family.places(self.architecture, module, "weight").iter();
             places.into_iter().any(|p| p.tensor_name(self.prefix, module, "weight") == name)
         })
     }

@@ -181,11 +181,26 @@ impl Tokenizer {
         }
     }
 
+    /// Whether the places of tokens leave out the spaces that tokens begin with, but for the first
+    /// token of each piece of a text that is cut into pieces.
+    pub fn keeps_first_space(&self) -> bool {
+        let processor =
+            serde_json::to_value(self.0.backend.get_post_processor()).unwrap_or_default();
+        let nested = processor["processors"].as_array().map_or(&[][..], Vec::as_slice);
+        std::iter::once(&processor).chain(nested).any(|one| {
+            matches!(one["type"].as_str(), Some("ByteLevel" | "RobertaProcessing"))
+                && one["trim_offsets"] == true
+                && one["add_prefix_space"] == true
+        })
+    }
+
     /// Whether the vocabulary marks pieces that go on with a word, `##ing`.
     pub fn has_continuing_prefix(&self) -> bool {
         match self.0.backend.get_model() {
-            ModelWrapper::WordPiece(model) => !model.continuing_subword_prefix.is_empty(),
-            ModelWrapper::BPE(model) => {
+            tokenizers::ModelWrapper::WordPiece(model) => {
+                !model.continuing_subword_prefix.is_empty()
+            }
+            tokenizers::ModelWrapper::BPE(model) => {
                 model.continuing_subword_prefix.as_deref().is_some_and(|prefix| !prefix.is_empty())
             }
             _ => false,

@@ -1,12 +1,13 @@
 //! The scheduler against an engine that keeps book: single cases here, random schedules below.
 
 mod groups;
+mod heads;
 mod simulation;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use drivetrain_engine::{ErrorKind, ModelKind, TokenModelInfo};
+use drivetrain_engine::{ErrorKind, ModelKind, TokenModelInfo, Wanted};
 
 use super::*;
 use crate::FinishReason;
@@ -89,6 +90,20 @@ fn expected(work: &Work) -> Outcome {
             let n_tokens = work.tokens.len();
             let rows = (1..=n_tokens).flat_map(|n| hidden(&work.encoder, &work.tokens[..n]));
             Outcome::Hidden { n_rows: n_tokens, values: rows.collect() }
+        }
+        Goal::Logits { wanted, kept } => {
+            let row = |n: usize| {
+                let mut row = vec![0.0; VOCAB as usize];
+                fill_logits(&work.encoder, &work.tokens[..n], &mut row);
+                row
+            };
+            let n_tokens = work.tokens.len();
+            let ends: Vec<usize> = match (wanted, kept) {
+                (Wanted::SequenceLogits, _) => vec![n_tokens],
+                (_, None) => (1..=n_tokens).collect(),
+                (_, Some(kept)) => kept.iter().map(|idx| *idx as usize + 1).collect(),
+            };
+            Outcome::Logits { n_rows: ends.len(), values: ends.into_iter().flat_map(row).collect() }
         }
         Goal::Generate(generate) => Outcome::Generated(match &generate.search {
             Search::Greedy => vec![expected_choice(work, generate, 0)],

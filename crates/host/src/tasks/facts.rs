@@ -32,8 +32,6 @@ pub(crate) struct Facts {
     pub(super) pad: Option<u32>,
     /// What the task puts before each text: `task_specific_params`.
     pub(super) prefix: String,
-    /// Where the tokens of languages stand.
-    pub(super) languages: LanguagePlace,
     /// sentence-transformers' modules, where there are any.
     pub(super) sentences: Option<SentenceModules>,
 }
@@ -50,18 +48,6 @@ pub(super) enum Problem {
     SingleLabel,
     /// Each label counts by itself.
     MultiLabel,
-}
-
-/// Where the token of a text's language stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum LanguagePlace {
-    /// Nowhere: the tokenizer knows nothing of languages.
-    #[default]
-    None,
-    /// Before the text: mBART-50, NLLB, M2M100.
-    Before,
-    /// Behind the text and its end: mBART.
-    Behind,
 }
 
 impl Facts {
@@ -82,11 +68,6 @@ impl Facts {
             facts.question_first = match side {
                 Some(side) => side != "left",
                 None => !(class.starts_with("Llama") || class.starts_with("Gemma")),
-            };
-            facts.languages = match class.strip_suffix("Fast").unwrap_or(class) {
-                "MBartTokenizer" => LanguagePlace::Behind,
-                "MBart50Tokenizer" | "NllbTokenizer" | "M2M100Tokenizer" => LanguagePlace::Before,
-                _ => LanguagePlace::None,
             };
         }
         if let Some(config) = config {

@@ -25,6 +25,18 @@ pub(super) struct Input {
     pub(super) type_ids: Vec<u32>,
     /// Where each token comes from: which text it is part of, and its place in [`Parts`].
     pub(super) origins: Vec<Origin>,
+    /// The place of one token that is not where the whole text's tokens say.
+    moved: Option<(usize, (usize, usize))>,
+}
+
+impl Input {
+    /// First byte and end of the token at `idx` of what was encoded.
+    pub(super) fn offsets(&self, encoded: &Encoded, idx: usize) -> (usize, usize) {
+        match self.moved {
+            Some((moved, offsets)) if moved == idx => offsets,
+            _ => encoded.offsets.get(idx).copied().unwrap_or_default(),
+        }
+    }
 }
 
 /// Where a token comes from.
@@ -160,6 +172,26 @@ impl Parts {
                 return Ok(windows);
             }
             start += step;
+        }
+    }
+
+    /// Gives the first tokens of all windows over text `which` but the first their spaces back, which
+    /// some tokenizers leave out of the places of all tokens but those.
+    pub(super) fn untrim(&self, windows: &mut [Input], which: usize, text: &dyn Text) {
+        if !text.keeps_first_space() {
+            return;
+        }
+        for window in windows.iter_mut().skip(1) {
+            let own = window.origins.iter().zip(&window.ids);
+            let first = own.into_iter().find(|(origin, _)| origin.text == Some(which));
+            let Some((origin, id)) = first else { continue };
+            let token = text.id_to_token(*id).unwrap_or_default();
+            let is_space = |letter: &char| *letter == 'Ġ' || letter.is_whitespace();
+            let n_spaces = token.chars().take_while(is_space).count();
+            let (start, end) = window.offsets(&self.all, origin.idx);
+            let start = start.saturating_sub(n_spaces);
+            let end = if n_spaces == token.chars().count() { start } else { end };
+            window.moved = Some((origin.idx, (start, end)));
         }
     }
 

@@ -81,6 +81,8 @@ pub(super) fn prepare(
                     asked.stride
                 ))
             })?;
+        let mut windows = windows;
+        parts.untrim(&mut windows, asked.context_text, context.text.as_ref());
         for window in &windows {
             context.check_length(&place, window.ids.len(), limit)?;
             budget.take(idx, window.ids.len())?;
@@ -274,7 +276,7 @@ impl Read {
         letters: &Letters<'_>,
     ) -> (usize, usize) {
         let origin = |at: usize| window.origins.get(at).map_or(0, |origin| origin.idx);
-        let offsets = |idx: usize| self.encoded.offsets.get(idx).copied().unwrap_or_default();
+        let offsets = |idx: usize| window.offsets(&self.encoded, idx);
         let (first, last) = (origin(start), origin(end));
         let plain = (letters.range(offsets(first)).0, letters.range(offsets(last)).1);
         if !asked.aligns {

@@ -33,6 +33,21 @@ pub(crate) trait Text: Send + Sync {
     /// A piece as the vocabulary writes it.
     fn id_to_token(&self, id: u32) -> Option<String>;
 
+    /// Whether tokens' places leave out their first spaces, but for the first token of each window.
+    fn keeps_first_space(&self) -> bool;
+
+    /// The tokens of a text in a language, its token among them.
+    fn encode_in(&self, text: &str, language: &str) -> Result<Encoded, HostError>;
+
+    /// The token of a language.
+    fn language_id(&self, language: &str) -> Option<u32>;
+
+    /// The languages that the tokenizer knows; none for most.
+    fn languages(&self) -> Vec<String>;
+
+    /// The language that texts are translated to where nothing else is said.
+    fn target_language(&self) -> Option<&str>;
+
     /// Whether the vocabulary marks pieces that go on with a word.
     fn continuing_prefix(&self) -> bool;
 
@@ -96,6 +111,26 @@ impl Text for Tokenizer {
 
     fn id_to_token(&self, id: u32) -> Option<String> {
         Self::id_to_token(self, id)
+    }
+
+    fn keeps_first_space(&self) -> bool {
+        Self::keeps_first_space(self)
+    }
+
+    fn encode_in(&self, text: &str, language: &str) -> Result<Encoded, HostError> {
+        Ok(Self::encode_in(self, text, language)?.into())
+    }
+
+    fn language_id(&self, language: &str) -> Option<u32> {
+        self.language_token_id(language)
+    }
+
+    fn languages(&self) -> Vec<String> {
+        Self::languages(self).map(str::to_owned).collect()
+    }
+
+    fn target_language(&self) -> Option<&str> {
+        Self::target_language(self)
     }
 
     fn continuing_prefix(&self) -> bool {

@@ -36,10 +36,10 @@ struct Read {
     windows: Vec<Window>,
 }
 
-/// The places of a window's tokens in what was encoded, with the id of each; special ones apart.
+/// A window's tokens, special ones apart.
 struct Window {
-    /// Place in the window, place in the encoding, id.
-    tokens: Vec<(usize, usize, u32)>,
+    /// Place in the window, the word it belongs to, first byte and end, id.
+    tokens: Vec<(usize, usize, (usize, usize), u32)>,
 }
 
 pub(super) fn prepare(
@@ -53,11 +53,18 @@ pub(super) fn prepare(
     let cut = context.text.max_length().map_or(limit, |n| n.min(limit));
     let mut budget = Budget::new(0);
     let (mut works, mut reads) = (Vec::new(), Vec::new());
-    for (idx, input) in request.inputs.iter().enumerate() {
+    // A flat list of words is one text, as the pipeline has it.
+    let flat = request.inputs.iter().map(|input| match input {
+        Input::Text(word) if asked.delimiter.is_some() => Some(word.clone()),
+        _ => None,
+    });
+    let flat = flat.collect::<Option<Vec<String>>>().filter(|words| !words.is_empty());
+    let flat = flat.map(|words| vec![Input::Words(words)]);
+    for (idx, input) in flat.as_ref().unwrap_or(&request.inputs).iter().enumerate() {
         let place = format!("inputs[{idx}]");
         let (text, words, parts) = encode(context, &place, input, &asked)?;
         let windows = match asked.stride {
-            Some(stride) => parts.windows(0, cut, stride).map_err(|room| {
+            Some(stride) => windows(context, &parts, cut, stride).map_err(|room| {
                 HostError::bad_request(format!(
                     "parameters.stride={stride}: expected less than {room}, which is what the \
                      model's {cut} tokens leave beside the special ones"
@@ -72,7 +79,7 @@ pub(super) fn prepare(
         for window in windows {
             context.check_length(&place, window.ids.len(), limit)?;
             budget.take(idx, window.ids.len())?;
-            read.windows.push(Window::of(&window));
+            read.windows.push(Window::of(&window, &read.encoded));
             works.push(context.rows(window, None)?);
         }
         reads.push(read);
@@ -100,6 +107,18 @@ pub(super) fn prepare(
         Ok(TaskReply::Document(Value::Array(all)))
     };
     Ok((works, Prepared::finished_with(finish)))
+}
+
+/// The windows over a text.
+fn windows(
+    context: &TaskContext,
+    parts: &Parts,
+    cut: usize,
+    stride: usize,
+) -> Result<Vec<Tokens>, i64> {
+    let mut windows = parts.windows(0, cut, stride)?;
+    parts.untrim(&mut windows, 0, context.text.as_ref());
+    Ok(windows)
 }
 
 fn no_room(place: &str, cut: usize) -> HostError {
@@ -206,10 +225,13 @@ fn encode(
 }
 
 impl Window {
-    fn of(input: &Tokens) -> Self {
+    fn of(input: &Tokens, encoded: &super::text::Encoded) -> Self {
         let each = input.origins.iter().zip(&input.ids).enumerate();
         let plain = each.filter(|(_, (origin, _))| origin.text.is_some());
-        Self { tokens: plain.map(|(at, (origin, id))| (at, origin.idx, *id)).collect() }
+        let of = |(at, (origin, id)): (usize, (&super::parts::Origin, &u32))| {
+            (at, origin.idx, input.offsets(encoded, origin.idx), *id)
+        };
+        Self { tokens: plain.map(of).collect() }
     }
 }
 
@@ -219,12 +241,11 @@ impl Read {
         let letters = Letters::new(&self.text);
         let continues = text.continuing_prefix();
         let mut tokens = Vec::with_capacity(window.tokens.len());
-        for (at, idx, id) in &window.tokens {
+        for (at, idx, offsets, id) in &window.tokens {
             let row = rows.get(at * width..(at + 1) * width).unwrap_or_default();
-            let offsets = self.encoded.offsets.get(*idx).copied().unwrap_or_default();
             let (start, end) = match &self.words {
-                None => letters.range(offsets),
-                Some(starts) => self.in_word(starts, *idx, offsets),
+                None => letters.range(*offsets),
+                Some(starts) => self.in_word(starts, *idx, *offsets),
             };
             let mut word = text.id_to_token(*id).unwrap_or_default();
             let shown = letters.slice(start, end);

@@ -3,16 +3,16 @@
 //!
 //! Source: transformers 4.57, `pipelines/text2text_generation.py`, `TranslationPipeline`.
 
-use drivetrain_artifacts::SpecialTokens;
 use serde_json::Value;
 
 use super::context::{Prepared, TaskContext};
-use super::facts::LanguagePlace;
-use super::text::Encoded;
 use super::{TaskRequest, text2text_generation};
 use crate::HostError;
 use crate::logits::Params;
 use crate::scheduler::Work;
+
+/// Languages that a message names.
+const MAX_SHOWN: usize = 24;
 
 pub(super) fn prepare(
     context: &TaskContext,
@@ -33,51 +33,36 @@ pub(super) fn prepare(
     {
         (source, target) = (Some(from.as_str()), Some(to.as_str()));
     }
-    if context.facts.languages == LanguagePlace::None {
+    let known = context.text.languages();
+    if known.is_empty() {
         // As the pipeline: a model of one pair has no use for their names.
         return text2text_generation::prepare(context, request, params);
     }
+    let id = |name: &str, code: &str| {
+        let id = context.text.language_id(code).filter(|id| *id < context.limits().info.vocab);
+        id.ok_or_else(|| {
+            let mut shown = known.iter().take(MAX_SHOWN).cloned().collect::<Vec<_>>().join(", ");
+            if known.len() > MAX_SHOWN {
+                shown.push_str(", ..");
+            }
+            HostError::bad_request(format!(
+                "parameters.{name}={code:?}: model {} has no such language: expected one of {shown}",
+                context.model()
+            ))
+        })
+    };
     let mut request = request.clone();
-    if let Some(target) = target {
-        let id = language(context, "tgt_lang", target)?;
+    if let Some(target) = target.or_else(|| context.text.target_language()) {
+        let id = id("tgt_lang", target)?;
         request.parameters.entry("forced_bos_token_id").or_insert(id.into());
     }
-    let Some(source) = source else {
-        let params = Params::new(&request.parameters, params.naming());
-        return text2text_generation::prepare(context, &request, params);
-    };
-    let id = language(context, "src_lang", source)?;
     let params = Params::new(&request.parameters, params.naming());
-    let encode = |text: &str| encode_in(context, text, id);
-    text2text_generation::prepare_with(context, &request, params, &encode)
-}
-
-/// The id of a language's token.
-fn language(context: &TaskContext, name: &str, code: &str) -> Result<u32, HostError> {
-    let known = [code.to_owned(), format!("__{code}__")];
-    let found = known.iter().find_map(|token| context.text.token_to_id(token));
-    found.filter(|id| *id < context.limits().info.vocab).ok_or_else(|| {
-        HostError::bad_request(format!(
-            "parameters.{name}={code:?}: model {} has no token for this language; it takes codes \
-             such as those in its tokenizer's files (en_XX, eng_Latn or en)",
-            context.model()
-        ))
-    })
-}
-
-/// The tokens of a text in the language whose token is `id`.
-fn encode_in(context: &TaskContext, text: &str, id: u32) -> Result<Encoded, HostError> {
-    let mut encoded = context.text.encode(text, SpecialTokens::None)?;
-    let around = |encoded: &mut Encoded, at: usize, id: u32| {
-        encoded.ids.insert(at, id);
-        encoded.type_ids.clear();
-        encoded.special.insert(at, true);
-    };
-    if let Some(eos) = context.text.eos() {
-        let n = encoded.ids.len();
-        around(&mut encoded, n, eos);
+    match source {
+        None => text2text_generation::prepare(context, &request, params),
+        Some(source) => {
+            id("src_lang", source)?;
+            let encode = |text: &str| context.text.encode_in(text, source);
+            text2text_generation::prepare_with(context, &request, params, &encode)
+        }
     }
-    let at = if context.facts.languages == LanguagePlace::Behind { encoded.ids.len() } else { 0 };
-    around(&mut encoded, at, id);
-    Ok(encoded)
 }

@@ -7,6 +7,7 @@ use super::*;
 use crate::activation::Activation;
 use crate::attention::AttentionPositions;
 use crate::rotary::RotaryScaling;
+use crate::task_head::HeadReads;
 
 fn config(value: Value) -> ModelConfig {
     ModelConfig::from_json(JsonFile::from_value("config.json", value)).unwrap()
@@ -173,4 +174,68 @@ fn unknown_families_and_values_name_what_is_known() {
     }
     let error = describe_json(json!({"model_type": "bert", "hidden_act": "prelu"})).unwrap_err();
     assert!(error.to_string().starts_with("config.json: hidden_act = \"prelu\":"), "{error}");
+}
+
+#[test]
+fn a_class_gives_a_description_its_head() {
+    let head = |model_type: &str, class: &str, extra: Value| {
+        let mut json = json!({"model_type": model_type, "architectures": [class]});
+        json.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let architecture = describe_json(json).unwrap();
+        let names: Vec<String> = architecture
+            .tensors()
+            .iter()
+            .filter(|spec| spec.module.starts_with("head"))
+            .map(|spec| {
+                let family = family(architecture.family).unwrap();
+                let name = spec.parameter.name();
+                let place = family.places(&architecture, &spec.module, name)[0];
+                format!("{} {:?}", place.tensor_name("P.", &spec.module, name), spec.shape)
+            })
+            .collect();
+        (architecture.task_head.unwrap(), names)
+    };
+    let labels = json!({"id2label": {"0": "a", "1": "b", "2": "c"}, "hidden_size": 8,
+        "num_attention_heads": 2, "vocab_size": 9});
+    // transformers 4.57, `state_dict` of these classes.
+    let (bert, names) = head("bert", "BertForSequenceClassification", labels.clone());
+    assert_eq!((bert.reads, bert.width), (HeadReads::First, 3));
+    assert_eq!(
+        names,
+        [
+            "P.pooler.dense.weight [8, 8]",
+            "P.pooler.dense.bias [8]",
+            "classifier.weight [3, 8]",
+            "classifier.bias [3]"
+        ]
+    );
+    let (_, names) = head("bert", "BertForMaskedLM", labels.clone());
+    assert_eq!(
+        names,
+        [
+            "cls.predictions.transform.dense.weight [8, 8]",
+            "cls.predictions.transform.dense.bias [8]",
+            "cls.predictions.transform.LayerNorm.weight [8]",
+            "cls.predictions.transform.LayerNorm.bias [8]",
+            "cls.predictions.decoder.weight [9, 8]",
+            "cls.predictions.bias [9]"
+        ]
+    );
+    let (llama, names) = head("llama", "LlamaForSequenceClassification", labels.clone());
+    assert_eq!((llama.reads, names), (HeadReads::Last, vec!["score.weight [3, 8]".to_owned()]));
+    let (_, names) = head("bert", "BertForQuestionAnswering", labels.clone());
+    assert_eq!(names, ["qa_outputs.weight [2, 8]", "qa_outputs.bias [2]"]);
+    let (_, names) = head("gpt2", "GPT2ForTokenClassification", json!({"n_embd": 8, "n_head": 2}));
+    assert_eq!(names, ["classifier.weight [2, 8]", "classifier.bias [2]"]);
+    let bart = json!({"d_model": 8, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+        "num_labels": 3});
+    let (_, names) = head("bart", "BartForSequenceClassification", bart);
+    assert_eq!(names[0], "classification_head.dense.weight [8, 8]");
+    assert_eq!(names[2], "classification_head.out_proj.weight [3, 8]");
+    for wrong in [json!({}), json!([]), json!("x")] {
+        let json = json!({"model_type": "bert", "id2label": wrong,
+            "architectures": ["BertForTokenClassification"]});
+        let error = describe_json(json).unwrap_err().to_string();
+        assert!(error.contains("id2label"), "{error}");
+    }
 }
