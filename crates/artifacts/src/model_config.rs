@@ -1,6 +1,7 @@
 //! `config.json`: what it says that is the same for every model family.
 
 use crate::error::ArtifactError;
+use crate::gguf;
 use crate::json::JsonFile;
 use crate::model_dir::ModelDir;
 
@@ -36,6 +37,15 @@ const ENCODER_DECODERS: [&str; 24] = [
     "whisper",
 ];
 
+/// `config.json`, or what a GGUF model says in its place.
+pub(crate) fn config_json(dir: &ModelDir) -> Result<Option<JsonFile>, ArtifactError> {
+    if let Some(json) = gguf::config_json(dir)? {
+        return Ok(Some(json));
+    }
+    let path = dir.file("config.json")?;
+    path.map(|path| JsonFile::read(&path, MAX_CONFIG_BYTES)).transpose()
+}
+
 /// A model's `config.json`.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
@@ -50,17 +60,24 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Reads `config.json`.
+    /// Reads `config.json`, or what a GGUF model says in its place.
     ///
     /// # Errors
     /// The file is absent, no JSON object of at most 16 MiB, or a common key is missing or
     /// impossible.
     pub fn read(dir: &ModelDir) -> Result<Self, ArtifactError> {
-        let path = dir.file("config.json")?.ok_or_else(|| ArtifactError::MissingFile {
+        Self::find(dir)?.ok_or_else(|| ArtifactError::MissingFile {
             dir: dir.path().to_owned(),
             wanted: "config.json, which says what model this is".to_owned(),
-        })?;
-        Self::from_json(JsonFile::read(&path, MAX_CONFIG_BYTES)?)
+        })
+    }
+
+    /// The same, where a model may do without.
+    ///
+    /// # Errors
+    /// As [`Self::read`], save that there may be no such file.
+    pub fn find(dir: &ModelDir) -> Result<Option<Self>, ArtifactError> {
+        config_json(dir)?.map(Self::from_json).transpose()
     }
 
     /// The same for a file that was read already.

@@ -1,4 +1,4 @@
-//! A model's files, from a directory or an archive.
+//! A model's files, from a directory, an archive or a GGUF file.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::archive;
 use crate::error::{ArtifactError, shorten};
 use crate::file::check_regular;
+use crate::gguf::is_gguf;
 
 /// Where archives are unpacked and how much they may hold.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ pub struct ModelDir {
     root: PathBuf,
     source: PathBuf,
     links: Links,
+    /// The name of the GGUF file that was opened as the model.
+    lone_file: Option<String>,
 }
 
 /// Whether a file of the model may be a link that leads out of its directory.
@@ -53,7 +56,8 @@ enum Links {
 impl ModelDir {
     /// Opens a directory, or unpacks an archive: .tar.gz, .tgz, .tar, .zip, .mar. Where the root
     /// holds one visible entry and that is a directory, this is the model; a directory that holds
-    /// nothing but a .zip stands for that.
+    /// nothing but a .zip stands for that. A GGUF file is a model by itself; what lies beside it
+    /// belongs to it, save other weights and their config.json.
     ///
     /// An archive is unpacked once: while its path, size and time of change stay the same, the
     /// unpacked copy is used again, by other processes, too.
@@ -77,11 +81,21 @@ impl ModelDir {
                 Some(packed) if is_zip(&packed) => return Self::open(&packed, unpack),
                 _ => path.to_owned(),
             };
-            return Ok(Self { root, source: path.to_owned(), links: Links::Follow });
+            return Ok(Self::of(root, path, Links::Follow));
+        }
+        if let Some(name) = path.file_name().and_then(|n| n.to_str()).filter(|n| is_gguf(n)) {
+            let root = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let mut dir = Self::of(root.unwrap_or(Path::new(".")).to_owned(), path, Links::Follow);
+            dir.lone_file = Some(name.to_owned());
+            return Ok(dir);
         }
         let unpacked = archive::unpack(path, unpack)?;
         let root = nested_directory(&unpacked)?.unwrap_or(unpacked);
-        Ok(Self { root, source: path.to_owned(), links: Links::Refuse })
+        Ok(Self::of(root, path, Links::Refuse))
+    }
+
+    fn of(root: PathBuf, source: &Path, links: Links) -> Self {
+        Self { root, source: source.to_owned(), links, lone_file: None }
     }
 
     /// The root of the model's files.
@@ -89,7 +103,20 @@ impl ModelDir {
         &self.root
     }
 
-    /// What was opened: the directory or the archive.
+    /// What gives the same model when it is opened again: its root, or its GGUF file.
+    pub fn location(&self) -> &Path {
+        match self.lone_file {
+            Some(_) => &self.source,
+            None => &self.root,
+        }
+    }
+
+    /// The name of the GGUF file that was opened as the model, in [`Self::path`].
+    pub(crate) fn lone_file(&self) -> Option<&str> {
+        self.lone_file.as_deref()
+    }
+
+    /// What was opened: the directory, the archive or the GGUF file.
     pub fn source(&self) -> &Path {
         &self.source
     }

@@ -15,7 +15,7 @@ pub(crate) fn inspect(args: &Inspect) -> Result<()> {
     let weights = Weights::open(&dir)?;
 
     line("model", dir.source().display());
-    if dir.source() != dir.path() {
+    if dir.source() != dir.location() {
         line("unpacked to", dir.path().display());
     }
     line("family", &config.model_type);

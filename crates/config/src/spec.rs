@@ -163,8 +163,8 @@ impl fmt::Display for ModelSpec {
     }
 }
 
-/// The name of a model that was given none: the last segment of the URL's path without an archive
-/// suffix, everything but ASCII letters, digits and `_` made `_`.
+/// The name of a model that was given none: the last segment of the URL's path without the suffix of
+/// an archive or a GGUF file, everything but ASCII letters, digits and `_` made `_`.
 pub fn default_name(url: &str) -> String {
     let path = url.split_once("://").map_or(url, |(_, rest)| rest);
     let path = path.strip_prefix("file:").unwrap_or(path);
@@ -172,7 +172,7 @@ pub fn default_name(url: &str) -> String {
     let is_directory = path.ends_with('/');
     let path = path.trim_end_matches('/');
     let last = path.rsplit('/').next().unwrap_or(path);
-    let name = if is_directory { last } else { without_archive_suffix(last) };
+    let name = if is_directory { last } else { without_archive_suffix(without_gguf(last)) };
     match name {
         // The path itself has no name: a relative path to here, or a root.
         "" | "." | ".." => Path::new(url)
@@ -187,6 +187,14 @@ pub fn default_name(url: &str) -> String {
 /// Whether a URL names its scheme, so that a `?` begins its query; a path has none.
 fn has_scheme(url: &str) -> bool {
     url.starts_with("file:") || url.contains("://")
+}
+
+/// The name of a GGUF file without its suffix.
+fn without_gguf(name: &str) -> &str {
+    let stem = name
+        .rsplit_once('.')
+        .filter(|(stem, end)| !stem.is_empty() && end.eq_ignore_ascii_case("gguf"));
+    stem.map_or(name, |(stem, _)| stem)
 }
 
 /// Whether a file name is an archive's.

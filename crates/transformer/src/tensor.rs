@@ -1,6 +1,6 @@
 //! One canonical tensor: which checkpoint tensor holds it, and how it lies in there.
 
-use drivetrain_artifacts::{ArtifactError, DType, Tensor};
+use drivetrain_artifacts::{ArtifactError, DType, RowOrder, Tensor};
 
 use crate::error::TransformerError;
 use crate::spec::TensorSpec;
@@ -84,7 +84,7 @@ impl<'a> CanonicalTensor<'a> {
 
     /// Bytes that the canonical tensor occupies in the checkpoint's data type.
     pub fn bytes(&self) -> u64 {
-        (self.n_elements() * self.source.dtype().size()) as u64
+        self.source.dtype().bytes_for(self.n_elements()) as u64
     }
 
     /// The checkpoint's tensor: name, data type, bytes, file.
@@ -125,6 +125,11 @@ impl<'a> CanonicalTensor<'a> {
         let row_len = expected / self.rows.n();
         if self.rows.is_all() && (!self.transposed || row_len == 1) {
             self.source.read_f32(out)?;
+            return Ok(());
+        }
+        if self.transposed && self.source.row_order() == RowOrder::Transposed {
+            // The file has turned it round already.
+            self.source.read_stored_f32(self.rows.start * row_len, out)?;
             return Ok(());
         }
         let elements = Elements::of(self.source)?;
@@ -182,8 +187,8 @@ enum Elements<'a> {
     F32(&'a [[u8; 4]]),
     F16(&'a [[u8; 2]]),
     BF16(&'a [[u8; 2]]),
-    /// Of a type or in an order that is converted as a whole.
-    Converted(Vec<f32>),
+    /// Of a type or in an order that the tensor knows itself.
+    Other(Tensor<'a>),
 }
 
 impl<'a> Elements<'a> {
@@ -193,7 +198,11 @@ impl<'a> Elements<'a> {
             DType::F32 if tensor.is_contiguous() => Self::F32(bytes.as_chunks().0),
             DType::F16 if tensor.is_contiguous() => Self::F16(bytes.as_chunks().0),
             DType::BF16 if tensor.is_contiguous() => Self::BF16(bytes.as_chunks().0),
-            _ => Self::Converted(tensor.to_f32_vec()?),
+            _ => {
+                // Whether it can be read at all.
+                tensor.read_f32_at(0, &mut [])?;
+                Self::Other(tensor)
+            }
         })
     }
 
@@ -216,9 +225,10 @@ impl<'a> Elements<'a> {
             Self::BF16(elements) => {
                 convert(elements, start, out, |b| half::bf16::from_le_bytes(b).to_f32());
             }
-            Self::Converted(elements) => {
-                let elements = elements.get(start..).unwrap_or_default();
-                out.iter_mut().zip(elements).for_each(|(value, element)| *value = *element);
+            Self::Other(tensor) => {
+                let n = out.len().min(tensor.n_elements().saturating_sub(start));
+                // Both causes of an error are excluded: the type was tried, the end is known.
+                let _ = tensor.read_f32_at(start, &mut out[..n]);
             }
         }
     }

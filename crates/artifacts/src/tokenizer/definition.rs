@@ -21,6 +21,7 @@ use super::vocabulary::{Vocabulary, Words, read_ids};
 use super::{MAX_TOKENIZER_BYTES, pipeline};
 use crate::error::ArtifactError;
 use crate::file::read_bounded;
+use crate::gguf;
 use crate::json::JsonFile;
 use crate::model_dir::ModelDir;
 
@@ -85,6 +86,9 @@ impl Definition {
                 class: class.of_stored(&stored),
                 source: Source::Stored(stored),
             });
+        }
+        if let Some((path, stored)) = gguf::definition(dir)? {
+            return Ok(Self { path, class: Class::AsStored, source: Source::Stored(stored) });
         }
         match Self::of_vocabulary(dir, class)? {
             Some(found) => Ok(found),

@@ -25,8 +25,9 @@ pub use stream::DecodeStream;
 
 use crate::chat_template::ChatTemplates;
 use crate::error::ArtifactError;
+use crate::gguf;
 use crate::json::JsonFile;
-use crate::model_config::MAX_CONFIG_BYTES;
+use crate::model_config::{MAX_CONFIG_BYTES, config_json};
 use crate::model_dir::ModelDir;
 use languages::Languages;
 use paired::Paired;
@@ -90,18 +91,22 @@ struct Inner {
 }
 
 impl Tokenizer {
-    /// Makes the tokenizer of a model from `tokenizer.json`, else from the files that its class
-    /// knows: `vocab.json` and `merges.txt` (byte-level BPE), `vocab.txt` (WordPiece), a
-    /// sentencepiece model, or for Marian and M2M100 sentencepiece models and `vocab.json`; with
-    /// what `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` say.
-    /// Truncation and padding that `tokenizer.json` carries are switched off.
+    /// Makes the tokenizer of a model from `tokenizer.json`, else from its GGUF file, else from the
+    /// files that its class knows: `vocab.json` and `merges.txt` (byte-level BPE), `vocab.txt`
+    /// (WordPiece), a sentencepiece model, or for Marian and M2M100 sentencepiece models and
+    /// `vocab.json`; with what `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `added_tokens.json` say. Truncation and padding that `tokenizer.json` carries are switched off.
     ///
     /// # Errors
     /// There are no such files, or one is too large or broken; the error names it.
     pub fn read(dir: &ModelDir) -> Result<Self, ArtifactError> {
-        let config = optional_json(dir, "tokenizer_config.json")?
-            .unwrap_or_else(|| JsonFile::from_value(dir.path(), serde_json::json!({})));
-        let model_config = optional_json(dir, "config.json")?;
+        let config = match optional_json(dir, "tokenizer_config.json")? {
+            Some(config) => Some(config),
+            None => gguf::tokenizer_config(dir)?,
+        };
+        let config =
+            config.unwrap_or_else(|| JsonFile::from_value(dir.path(), serde_json::json!({})));
+        let model_config = config_json(dir)?;
         let definition = definition::Definition::find(dir, &config, model_config.as_ref())?;
         let path = definition.path.clone();
         let settings = Settings::read(&config, definition.class)?;

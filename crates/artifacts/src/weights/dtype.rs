@@ -42,15 +42,87 @@ pub enum DType {
     Bool,
     /// Two binary32: real and imaginary part.
     C64,
+    /// GGML: blocks of 32 with a scale, 4 bits.
+    Q4_0,
+    /// GGML: blocks of 32 with a scale and a least value, 4 bits.
+    Q4_1,
+    /// GGML: blocks of 32 with a scale, 5 bits.
+    Q5_0,
+    /// GGML: blocks of 32 with a scale and a least value, 5 bits.
+    Q5_1,
+    /// GGML: blocks of 32 with a scale, 8 bits.
+    Q8_0,
+    /// GGML: blocks of 32 with a scale and a sum, 8 bits.
+    Q8_1,
+    /// GGML: blocks of 256 in groups of 16 with scales and least values, 2 bits.
+    Q2K,
+    /// GGML: blocks of 256 in groups of 16 with scales, 3 bits.
+    Q3K,
+    /// GGML: blocks of 256 in groups of 32 with scales and least values, 4 bits.
+    Q4K,
+    /// GGML: blocks of 256 in groups of 32 with scales and least values, 5 bits.
+    Q5K,
+    /// GGML: blocks of 256 in groups of 16 with scales, 6 bits.
+    Q6K,
+    /// GGML: blocks of 32 with a scale, 4 bits that stand for uneven steps.
+    Iq4Nl,
+    /// GGML: blocks of 256 in groups of 32 with scales, 4 bits that stand for uneven steps.
+    Iq4Xs,
 }
+
+/// GGML's types that nothing here reads, by number.
+const UNREAD: [(u32, &str); 15] = [
+    (4, "Q4_2"),
+    (5, "Q4_3"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (29, "IQ1_M"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (39, "MXFP4"),
+    (40, "NVFP4"),
+    (41, "Q1_0"),
+];
 
 /// Turns the bytes of one element into an f32.
 pub(super) type Decode = fn(&[u8]) -> f32;
 
 impl DType {
-    /// Size of an element, in bytes.
+    /// How many elements lie together in one block: 1 for types whose elements stand alone.
+    pub fn block_len(self) -> usize {
+        match self {
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => 32,
+            Self::Q8_0 | Self::Q8_1 | Self::Iq4Nl => 32,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::Iq4Xs => 256,
+            _ => 1,
+        }
+    }
+
+    /// Bytes of `n_elements` elements, which are whole blocks.
+    pub fn bytes_for(self, n_elements: usize) -> usize {
+        n_elements / self.block_len() * self.size()
+    }
+
+    /// Size of a block, in bytes: of an element, where they stand alone.
     pub fn size(self) -> usize {
         match self {
+            Self::Q4_0 | Self::Iq4Nl => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q8_0 => 34,
+            Self::Q8_1 => 36,
+            Self::Q2K => 84,
+            Self::Q3K => 110,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
+            Self::Iq4Xs => 136,
             Self::F64 | Self::I64 | Self::U64 | Self::C64 => 8,
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
@@ -58,12 +130,16 @@ impl DType {
         }
     }
 
-    /// Whether the elements are floating-point numbers, whatever their width.
+    /// Whether the elements stand for floating-point numbers, whatever their width.
     pub fn is_float(self) -> bool {
-        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16 | Self::F8E4M3 | Self::F8E5M2)
+        let alone = matches!(
+            self,
+            Self::F64 | Self::F32 | Self::F16 | Self::BF16 | Self::F8E4M3 | Self::F8E5M2
+        );
+        alone || self.block_len() > 1
     }
 
-    /// The name in safetensors files.
+    /// The name in safetensors files; that in GGUF files for the types that only these have.
     pub fn name(self) -> &'static str {
         match self {
             Self::F64 => "F64",
@@ -83,7 +159,55 @@ impl DType {
             Self::U8 => "U8",
             Self::Bool => "BOOL",
             Self::C64 => "C64",
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q8_0 => "Q8_0",
+            Self::Q8_1 => "Q8_1",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
+            Self::Iq4Nl => "IQ4_NL",
+            Self::Iq4Xs => "IQ4_XS",
         }
+    }
+
+    /// The type of a number in GGUF files. The error names what can't be read.
+    pub(crate) fn from_ggml(number: u32) -> Result<Self, String> {
+        Ok(match number {
+            0 => Self::F32,
+            1 => Self::F16,
+            2 => Self::Q4_0,
+            3 => Self::Q4_1,
+            6 => Self::Q5_0,
+            7 => Self::Q5_1,
+            8 => Self::Q8_0,
+            9 => Self::Q8_1,
+            10 => Self::Q2K,
+            11 => Self::Q3K,
+            12 => Self::Q4K,
+            13 => Self::Q5K,
+            14 => Self::Q6K,
+            20 => Self::Iq4Nl,
+            23 => Self::Iq4Xs,
+            24 => Self::I8,
+            25 => Self::I16,
+            26 => Self::I32,
+            27 => Self::I64,
+            28 => Self::F64,
+            30 => Self::BF16,
+            _ => {
+                let name = UNREAD.iter().find(|(n, _)| *n == number).map(|(_, name)| *name);
+                let name = name.map_or_else(|| format!("number {number}"), str::to_owned);
+                return Err(format!(
+                    "its type {name} can't be read; quantise the model to Q4_K_M, Q8_0, F16 or the \
+                     like"
+                ));
+            }
+        })
     }
 
     /// The type of a safetensors name, if it is one whose elements are whole bytes.
@@ -110,8 +234,8 @@ impl DType {
         ALL.into_iter().find(|dtype| dtype.name() == name)
     }
 
-    /// The conversion of one element, or `None` for complex numbers. Wider types are rounded to
-    /// nearest.
+    /// The conversion of one element; `None` for complex numbers and for elements in blocks. Wider
+    /// types are rounded to nearest.
     pub(super) fn decode(self) -> Option<Decode> {
         Some(match self {
             Self::F64 => |b| f64::from_le_bytes(array(b)) as f32,
@@ -131,7 +255,7 @@ impl DType {
             Self::U16 => |b| f32::from(u16::from_le_bytes(array(b))),
             Self::U8 => |b| f32::from(array::<1>(b)[0]),
             Self::Bool => |b| f32::from(u8::from(array::<1>(b)[0] != 0)),
-            Self::C64 => return None,
+            _ => return None,
         })
     }
 }

@@ -1,8 +1,10 @@
-//! A model's tensors, mapped from safetensors or PyTorch files.
+//! A model's tensors, mapped from safetensors, PyTorch or GGUF files.
 
+mod blocks;
 mod dtype;
 mod index;
 mod open;
+mod order;
 mod safetensors;
 mod tensor;
 mod torch;
@@ -11,12 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 pub use dtype::DType;
+pub(crate) use open::has_hugging_face_weights;
+pub use order::RowOrder;
 pub use tensor::Tensor;
 
 use crate::error::ArtifactError;
 use crate::mapping::MappedFile;
 use crate::model_dir::ModelDir;
-use tensor::Layout;
+pub(crate) use tensor::{Layout, row_major};
 
 /// All tensors of a model. Opening reads the headers only; data are read when they are touched.
 #[derive(Debug)]
@@ -36,7 +40,8 @@ struct Place {
 impl Weights {
     /// Maps the weights of a model. The first of these that is there is read: `model.safetensors`,
     /// `model.safetensors.index.json` and its shards, `pytorch_model.bin`,
-    /// `pytorch_model.bin.index.json` and its shards, the only `*.safetensors` file.
+    /// `pytorch_model.bin.index.json` and its shards, the only `*.safetensors` file, the only GGUF
+    /// model. A GGUF file that was opened as the model itself goes before all.
     ///
     /// # Errors
     /// There are no weights, a shard is missing or lies outside the model, or a file breaks its
@@ -75,7 +80,7 @@ impl Weights {
 
     /// Bytes of all tensors; data that several tensors share count once.
     pub fn total_bytes(&self) -> u64 {
-        self.distinct().map(|layout| (layout.n_elements * layout.dtype.size()) as u64).sum()
+        self.distinct().map(|layout| layout.dtype.bytes_for(layout.n_elements) as u64).sum()
     }
 
     /// Elements of all tensors; data that several tensors share count once.

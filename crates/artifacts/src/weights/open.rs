@@ -8,6 +8,7 @@ use super::index::ShardIndex;
 use super::tensor::Layout;
 use super::{Place, Weights, safetensors, torch};
 use crate::error::{ArtifactError, shorten};
+use crate::gguf;
 use crate::mapping::MappedFile;
 use crate::model_dir::ModelDir;
 
@@ -19,6 +20,9 @@ const CHECKPOINTS: [(&str, ReadHeader); 2] =
     [("model.safetensors", safetensors::read_header), ("pytorch_model.bin", torch::read_header)];
 
 pub(super) fn open(dir: &ModelDir) -> Result<Weights, ArtifactError> {
+    if let Some(parts) = gguf::find(dir)? {
+        return open_gguf(parts);
+    }
     for (name, read_header) in CHECKPOINTS {
         if let Some(path) = dir.file(name)? {
             return collect(vec![(name.to_owned(), path)], None, read_header);
@@ -30,6 +34,31 @@ pub(super) fn open(dir: &ModelDir) -> Result<Weights, ArtifactError> {
     }
     let (name, path) = only_safetensors(dir)?;
     collect(vec![(name, path)], None, safetensors::read_header)
+}
+
+/// Whether the directory holds files that weights are read from rather than from a GGUF model.
+pub(crate) fn has_hugging_face_weights(dir: &ModelDir) -> Result<bool, ArtifactError> {
+    for (name, _) in CHECKPOINTS {
+        if dir.file(name)?.is_some() || dir.file(&format!("{name}.index.json"))?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(!list_safetensors(dir)?.is_empty())
+}
+
+/// Maps the parts of a GGUF model. The first has the metadata.
+fn open_gguf(paths: Vec<PathBuf>) -> Result<Weights, ArtifactError> {
+    let files: Vec<MappedFile> =
+        paths.iter().map(|path| MappedFile::open(path)).collect::<Result<_, _>>()?;
+    let mut tensors = BTreeMap::new();
+    for found in gguf::read_tensors(&files)? {
+        let gguf::FoundTensor { name, file_idx, layout } = found;
+        match tensors.entry(name) {
+            Entry::Vacant(slot) => drop(slot.insert(Place { file_idx, layout })),
+            Entry::Occupied(slot) => return Err(duplicate(&paths[file_idx], slot.key())),
+        }
+    }
+    Ok(Weights { files, paths, tensors })
 }
 
 /// Maps `files` and puts their tensors into one map.
@@ -73,27 +102,18 @@ fn duplicate(path: &Path, tensor: &str) -> ArtifactError {
     ArtifactError::Tensor {
         path: path.to_owned(),
         tensor: shorten(tensor),
-        reason: "is in another shard too, and the index does not say which to read".to_owned(),
+        reason: "is there twice, and nothing says which to read".to_owned(),
     }
 }
 
 /// The only `*.safetensors` file of the directory.
 fn only_safetensors(dir: &ModelDir) -> Result<(String, PathBuf), ArtifactError> {
-    let io = |source| ArtifactError::Io { path: dir.path().to_owned(), action: "list", source };
     let missing = |wanted| ArtifactError::MissingFile { dir: dir.path().to_owned(), wanted };
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir.path()).map_err(io)? {
-        let name = entry.map_err(io)?.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if name.ends_with(".safetensors") && !name.starts_with('.') {
-            found.push(name.to_owned());
-        }
-    }
-    found.sort();
+    let found = list_safetensors(dir)?;
     match found.as_slice() {
         [] => Err(missing(
-            "weights: expected model.safetensors, pytorch_model.bin, or shards with their \
-             .index.json"
+            "weights: expected model.safetensors, pytorch_model.bin, shards with their \
+             .index.json, or a .gguf file"
                 .to_owned(),
         )),
         [name] => match dir.file(name)? {
@@ -107,4 +127,19 @@ fn only_safetensors(dir: &ModelDir) -> Result<(String, PathBuf), ArtifactError> 
             several.iter().take(3).map(|name| shorten(name)).collect::<Vec<_>>().join(", ")
         ))),
     }
+}
+
+/// The names of the directory's visible `*.safetensors` files, sorted.
+fn list_safetensors(dir: &ModelDir) -> Result<Vec<String>, ArtifactError> {
+    let io = |source| ArtifactError::Io { path: dir.path().to_owned(), action: "list", source };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir.path()).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if name.ends_with(".safetensors") && !name.starts_with('.') {
+            found.push(name.to_owned());
+        }
+    }
+    found.sort();
+    Ok(found)
 }

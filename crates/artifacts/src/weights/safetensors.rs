@@ -103,7 +103,7 @@ fn read_info(info: &Value, data_start: usize, data_bytes: usize) -> Result<Layou
         ));
     }
     let span = data_start + begin..data_start + end;
-    Ok(Layout { dtype, shape, strides, span, n_elements })
+    Ok(Layout::plain(dtype, shape, strides, span, n_elements))
 }
 
 fn whole_numbers(info: &Value, key: &str) -> Option<Vec<usize>> {

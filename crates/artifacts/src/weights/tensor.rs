@@ -3,23 +3,42 @@
 use std::ops::Range;
 use std::path::Path;
 
-use super::dtype::DType;
+use super::blocks::{DecodeBlock, LARGEST};
+use super::dtype::{DType, Decode};
+use super::order::RowOrder;
 use crate::error::{ArtifactError, shorten};
 
 /// Most dimensions of a tensor; PyTorch has the same limit.
 pub(super) const MAX_RANK: usize = 64;
 
 /// Where a tensor lies in its file. Made by the readers only, who check that `span` is inside the
-/// file and that every index of `shape` through `strides` is inside `span`.
+/// file, that every index of `shape` through `strides` is inside `span`, and that the last dimension
+/// is whole blocks. Only a row-major tensor has a type of blocks, an order or an offset.
 #[derive(Debug)]
-pub(super) struct Layout {
-    pub(super) dtype: DType,
-    pub(super) shape: Box<[usize]>,
+pub(crate) struct Layout {
+    pub(crate) dtype: DType,
+    pub(crate) shape: Box<[usize]>,
     /// In elements.
-    pub(super) strides: Box<[usize]>,
+    pub(crate) strides: Box<[usize]>,
     /// The bytes from the first element to the last that can be reached, in the file.
-    pub(super) span: Range<usize>,
-    pub(super) n_elements: usize,
+    pub(crate) span: Range<usize>,
+    pub(crate) n_elements: usize,
+    pub(crate) order: RowOrder,
+    /// Added to every element that is read.
+    pub(crate) offset: f32,
+}
+
+impl Layout {
+    /// A tensor that lies in its file as it is shown.
+    pub(crate) fn plain(
+        dtype: DType,
+        shape: Box<[usize]>,
+        strides: Box<[usize]>,
+        span: Range<usize>,
+        n_elements: usize,
+    ) -> Self {
+        Self { dtype, shape, strides, span, n_elements, order: RowOrder::Plain, offset: 0.0 }
+    }
 }
 
 /// A tensor of a weight file. The data stay where they are: in the mapped file.
@@ -57,14 +76,29 @@ impl<'a> Tensor<'a> {
         self.layout.n_elements
     }
 
-    /// Whether the elements lie in row-major order without gaps.
+    /// In which order the rows lie in the file.
+    pub fn row_order(&self) -> RowOrder {
+        self.layout.order
+    }
+
+    /// What is added to each element of the file: -1 for norms that a GGUF file keeps one larger.
+    pub fn value_offset(&self) -> f32 {
+        self.layout.offset
+    }
+
+    /// Whether [`Tensor::bytes`] are the elements, or their blocks, in row-major order without gaps.
     pub fn is_contiguous(&self) -> bool {
+        self.layout.order == RowOrder::Plain && self.layout.offset == 0.0 && self.is_row_major()
+    }
+
+    fn is_row_major(&self) -> bool {
         is_contiguous(&self.layout.shape, &self.layout.strides)
     }
 
-    /// The elements, little-endian: in row-major order if the tensor is contiguous, else the memory
-    /// from the first element to the last, to be walked with [`Tensor::strides`]. The slice may
-    /// start at any address; it is not aligned to the elements' size.
+    /// The elements or blocks, little-endian: in row-major order if the tensor is contiguous; else
+    /// the memory from the first element to the last, to be walked with [`Tensor::strides`] or, where
+    /// there is one, in [`Tensor::row_order`]. The slice may start at any address; it is not aligned
+    /// to the elements' size.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
@@ -84,20 +118,65 @@ impl<'a> Tensor<'a> {
             let reason = format!("holds {} elements, read into {}", self.n_elements(), out.len());
             return Err(self.error(reason));
         }
-        let decode = self
-            .dtype()
-            .decode()
-            .ok_or_else(|| self.error(format!("{} can't be read as F32", self.dtype())))?;
-        let size = self.dtype().size();
-        if self.is_contiguous() {
-            read_contiguous(self.dtype(), self.bytes, out);
-            return Ok(());
+        match (self.layout.order, self.shape()) {
+            (RowOrder::Transposed, &[rows, columns]) => self.read_transposed(rows, columns, out),
+            _ => self.read_f32_at(0, out),
         }
-        let mut at = Odometer::new(self.shape(), self.strides());
-        for value in out {
-            let start = at.element() * size;
-            *value = decode(self.bytes.get(start..start + size).unwrap_or(&[0; 8][..size]));
-            at.advance();
+    }
+
+    /// As [`Tensor::read_f32`], from element `start` in row-major order on. Nothing but what is asked
+    /// for is converted, save the rest of a block at either end.
+    ///
+    /// # Errors
+    /// There are not as many elements, or they are complex numbers.
+    pub fn read_f32_at(&self, start: usize, out: &mut [f32]) -> Result<(), ArtifactError> {
+        self.check_range(start, out.len())?;
+        let row_len = self.shape().last().copied().unwrap_or(1).max(1);
+        match (self.layout.order, self.shape()) {
+            (RowOrder::Plain, _) if self.is_row_major() => self.read_stored_f32(start, out),
+            (RowOrder::Plain, _) => self.read_strided(start, out),
+            (RowOrder::Transposed, &[rows, columns]) => {
+                for (idx, value) in out.iter_mut().enumerate() {
+                    let (row, column) = ((start + idx) / columns, (start + idx) % columns);
+                    self.read_stored_f32(column * rows + row, std::slice::from_mut(value))?;
+                }
+                Ok(())
+            }
+            (order, shape) => {
+                // The rows of a bias are its elements.
+                let row_len = if shape.len() == 1 { 1 } else { row_len };
+                let (mut at, mut rest) = (start, out);
+                while !rest.is_empty() {
+                    let (row, within) = (at / row_len, at % row_len);
+                    let (part, after) = rest.split_at_mut(rest.len().min(row_len - within));
+                    self.read_stored_f32(order.stored_row(row) * row_len + within, part)?;
+                    at += part.len();
+                    rest = after;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// As [`Tensor::read_f32_at`], but in the order in which the elements lie in the file.
+    ///
+    /// # Errors
+    /// There are not as many elements, they are complex numbers, or the tensor is strided.
+    pub fn read_stored_f32(&self, start: usize, out: &mut [f32]) -> Result<(), ArtifactError> {
+        self.check_range(start, out.len())?;
+        if !self.is_row_major() {
+            return Err(self.error("is not in row-major order".to_owned()));
+        }
+        let dtype = self.dtype();
+        if let Some(decode) = dtype.decode_block() {
+            read_blocks(dtype, decode, self.bytes, start, out);
+        } else {
+            let bytes = self.bytes.get(start * dtype.size()..).unwrap_or_default();
+            let decode = dtype.decode().ok_or_else(|| self.complex())?;
+            read_contiguous(dtype, decode, bytes, out);
+        }
+        if self.layout.offset != 0.0 {
+            out.iter_mut().for_each(|value| *value += self.layout.offset);
         }
         Ok(())
     }
@@ -112,14 +191,61 @@ impl<'a> Tensor<'a> {
         Ok(out)
     }
 
+    fn check_range(&self, start: usize, n: usize) -> Result<(), ArtifactError> {
+        if start.checked_add(n).is_some_and(|end| end <= self.n_elements()) {
+            return Ok(());
+        }
+        let reason = format!("holds {} elements, {n} are read from {start} on", self.n_elements());
+        Err(self.error(reason))
+    }
+
+    /// Elements of a tensor of a PyTorch file, which may have any strides.
+    fn read_strided(&self, start: usize, out: &mut [f32]) -> Result<(), ArtifactError> {
+        let decode = self.dtype().decode().ok_or_else(|| self.complex())?;
+        let size = self.dtype().size();
+        let mut at = Odometer::new(self.shape(), self.strides(), start);
+        for value in out {
+            let start = at.element() * size;
+            *value = decode(self.bytes.get(start..start + size).unwrap_or(&[0; 8][..size]));
+            at.advance();
+        }
+        Ok(())
+    }
+
+    /// The whole of a matrix that lies as `[columns, rows]`: sixteen rows of the file at a time become
+    /// sixteen neighbouring columns.
+    fn read_transposed(
+        &self,
+        rows: usize,
+        columns: usize,
+        out: &mut [f32],
+    ) -> Result<(), ArtifactError> {
+        const TILE: usize = 16;
+        let mut tile = vec![0.0; TILE * rows];
+        for first in (0..columns).step_by(TILE) {
+            let n = TILE.min(columns - first);
+            self.read_stored_f32(first * rows, &mut tile[..n * rows])?;
+            for (row, values) in out.chunks_exact_mut(columns).enumerate() {
+                for (idx, value) in values[first..first + n].iter_mut().enumerate() {
+                    *value = tile[idx * rows + row];
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn complex(&self) -> ArtifactError {
+        self.error(format!("{} can't be read as F32", self.dtype()))
+    }
+
     fn error(&self, reason: String) -> ArtifactError {
         ArtifactError::Tensor { path: self.file.to_owned(), tensor: shorten(self.name), reason }
     }
 }
 
-/// Converts a contiguous block. The types that weights come in get a loop of their own that the
-/// compiler can vectorise; the others go through the function of one element.
-fn read_contiguous(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+/// Converts a contiguous run of elements. The types that weights come in get a loop of their own that
+/// the compiler can vectorise; the others go through the function of one element.
+fn read_contiguous(dtype: DType, decode: Decode, bytes: &[u8], out: &mut [f32]) {
     fn each<const N: usize>(bytes: &[u8], out: &mut [f32], read: impl Fn([u8; N]) -> f32) {
         for (value, chunk) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
             *value = read(*chunk);
@@ -130,11 +256,30 @@ fn read_contiguous(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         DType::F16 => each(bytes, out, |b| half::f16::from_le_bytes(b).to_f32()),
         DType::BF16 => each(bytes, out, |b| half::bf16::from_le_bytes(b).to_f32()),
         _ => {
-            let Some(decode) = dtype.decode() else { return };
             for (value, chunk) in out.iter_mut().zip(bytes.chunks_exact(dtype.size())) {
                 *value = decode(chunk);
             }
         }
+    }
+}
+
+/// Converts the elements from `start` on that lie in blocks.
+fn read_blocks(dtype: DType, decode: DecodeBlock, bytes: &[u8], start: usize, out: &mut [f32]) {
+    let len = dtype.block_len();
+    let mut blocks = bytes.chunks_exact(dtype.size()).skip(start / len);
+    let (mut skip, mut rest) = (start % len, out);
+    while !rest.is_empty() {
+        let Some(block) = blocks.next() else { return };
+        let (part, after) = rest.split_at_mut(rest.len().min(len - skip));
+        if part.len() == len {
+            decode(block, part);
+        } else {
+            let mut whole = [0.0; LARGEST];
+            decode(block, &mut whole[..len]);
+            part.copy_from_slice(&whole[skip..skip + part.len()]);
+        }
+        skip = 0;
+        rest = after;
     }
 }
 
@@ -147,8 +292,16 @@ struct Odometer<'a> {
 }
 
 impl<'a> Odometer<'a> {
-    fn new(shape: &'a [usize], strides: &'a [usize]) -> Self {
-        Self { shape, strides, index: vec![0; shape.len()], offset: 0 }
+    /// At element `start` in row-major order.
+    fn new(shape: &'a [usize], strides: &'a [usize], start: usize) -> Self {
+        let mut index = vec![0; shape.len()];
+        let (mut rest, mut offset) = (start, 0);
+        for ((index, &n), &stride) in index.iter_mut().zip(shape).zip(strides).rev() {
+            *index = rest % n.max(1);
+            rest /= n.max(1);
+            offset += *index * stride;
+        }
+        Self { shape, strides, index, offset }
     }
 
     fn element(&self) -> usize {
@@ -170,7 +323,7 @@ impl<'a> Odometer<'a> {
 }
 
 /// The strides of a row-major tensor, or `None` where they overflow.
-pub(super) fn row_major(shape: &[usize]) -> Option<Box<[usize]>> {
+pub(crate) fn row_major(shape: &[usize]) -> Option<Box<[usize]>> {
     let mut strides = vec![1usize; shape.len()];
     let mut stride = 1usize;
     for (slot, &n) in strides.iter_mut().zip(shape).rev() {

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod fixtures;
+mod gguf;
+mod gguf_writer;
 mod mutations;
 mod tokenizer;
 mod tokenizer_files;

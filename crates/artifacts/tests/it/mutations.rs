@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use crate::fixtures;
+use crate::gguf_writer::llama;
 
 /// One change to a file; places are parts of its length.
 #[derive(Clone, Debug)]
@@ -92,12 +93,22 @@ fn read_weights(name: &str, bytes: &[u8]) {
     let Ok(weights) = Weights::open(&model) else { return };
     for tensor_name in weights.names() {
         let tensor = weights.get(tensor_name).unwrap();
-        assert!(tensor.n_elements() * tensor.dtype().size() <= bytes.len());
+        assert!(tensor.dtype().bytes_for(tensor.n_elements()) <= bytes.len());
         if let Ok(values) = tensor.to_f32_vec() {
             assert_eq!(values.len(), tensor.shape().iter().product::<usize>());
         }
     }
     assert!(weights.total_bytes() as usize <= bytes.len() * weights.len().max(1));
+}
+
+/// Reads everything that a GGUF model gives out.
+fn read_gguf(bytes: &[u8]) {
+    read_weights("model.gguf", bytes);
+    let (_dir, model) = model_with("model.gguf", bytes);
+    if let Ok(config) = ModelConfig::read(&model) {
+        let _ = GenerationConfig::read(&model, &config);
+    }
+    read_tokenizer("model.gguf", bytes);
 }
 
 fn data(name: &str) -> PathBuf {
@@ -168,6 +179,23 @@ proptest! {
     #[test]
     fn safetensors(changes in changes()) {
         read_weights("model.safetensors", &apply(&small_safetensors(), &changes));
+    }
+
+    #[test]
+    fn gguf(changes in changes(), file in 0..3usize) {
+        let bytes = match file {
+            0 => llama().bytes(),
+            1 => fs::read(fixtures::path("gguf_llama/model-Q4_0.gguf")).unwrap(),
+            _ => fs::read(fixtures::path("gguf_llama/model-Q3_K_M.gguf")).unwrap(),
+        };
+        read_gguf(&apply(&bytes, &changes));
+    }
+
+    #[test]
+    fn gguf_numbers(at in 0..2000usize, value in prop_oneof![any::<u64>(), 0..64u64, (0..64u32).prop_map(|n| 1 << n)]) {
+        let mut bytes = llama().bytes();
+        bytes.iter_mut().skip(at).zip(value.to_le_bytes()).for_each(|(byte, new)| *byte = new);
+        read_gguf(&bytes);
     }
 
     #[test]

@@ -57,6 +57,7 @@ fn default_names_come_from_the_last_segment() {
         ("/opt/ml/model", "model"),
         ("/opt/ml/model/", "model"),
         ("/models/bart-large.tar.gz", "bart_large"),
+        ("/models/SmolLM2.Q4_1.gguf", "SmolLM2_Q4_1"),
         ("file:///models/My.Model.TGZ", "My_Model"),
         ("https://host/a/b.zip?topK=1", "b"),
         ("s3://bucket/prefix/model-v2/", "model_v2"),

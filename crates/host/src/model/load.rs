@@ -286,7 +286,7 @@ fn load_with(
         }));
         let request = LoadRequest {
             model_name: &shared.name,
-            model_dir: files.path(),
+            model_dir: files.location(),
             options: Options::new(&options),
             n_threads,
             services,

@@ -293,14 +293,13 @@ pub(crate) struct ModelText {
 }
 
 impl ModelText {
-    /// Reads `config.json`, `generation_config.json`, the tokenizer's files and what belongs to the
-    /// task, which is `wanted` if that is said.
+    /// Reads `config.json`, `generation_config.json`, the tokenizer's files, or the GGUF file that
+    /// stands for them, and what belongs to the task, which is `wanted` if that is said.
     ///
     /// # Errors
     /// One of them is missing or wrong; without `config.json` the other two must do.
     pub(crate) fn read(files: &ModelDir, wanted: Option<&str>) -> Result<Self, HostError> {
-        let has_config = files.file("config.json")?.is_some();
-        let config = if has_config { Some(ModelConfig::read(files)?) } else { None };
+        let config = ModelConfig::find(files)?;
         let generation = match &config {
             Some(config) => {
                 let own = facts::task_params(&config.json, wanted)?;

@@ -4,6 +4,7 @@
 mod behaviour;
 mod default_model;
 mod fixtures;
+mod gguf;
 mod refusals;
 mod support;
 mod variants;

@@ -115,7 +115,7 @@ fn lay_out(
     let n_elements = element_count(&shape).ok_or_else(impossible)?;
     if n_elements == 0 {
         let span = data.start..data.start;
-        return Ok(Layout { dtype, shape, strides, span, n_elements });
+        return Ok(Layout::plain(dtype, shape, strides, span, n_elements));
     }
     let last = shape
         .iter()
@@ -129,5 +129,5 @@ fn lay_out(
         return Err(format!("its shape {shape:?} repeats its data beyond the size of the file"));
     }
     let span = data.start + offset * dtype.size()..data.start + end;
-    Ok(Layout { dtype, shape, strides, span, n_elements })
+    Ok(Layout::plain(dtype, shape, strides, span, n_elements))
 }
