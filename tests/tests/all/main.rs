@@ -13,6 +13,7 @@ mod engines;
 mod explosions;
 mod generation;
 mod heads;
+mod gguf;
 mod layers;
 mod refusals;
 mod tasks;

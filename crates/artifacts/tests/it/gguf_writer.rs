@@ -84,12 +84,6 @@ impl Writer {
         self.entry(name, dims, dtype, offset)
     }
 
-    /// More bytes of data.
-    pub(crate) fn data(&mut self, n: usize) -> &mut Self {
-        self.data.resize(self.data.len() + n, 0);
-        self
-    }
-
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = b"GGUF".to_vec();
         out.extend(self.version.to_le_bytes());

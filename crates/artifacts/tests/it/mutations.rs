@@ -182,16 +182,6 @@ proptest! {
     }
 
     #[test]
-    fn gguf(changes in changes(), file in 0..3usize) {
-        let bytes = match file {
-            0 => llama().bytes(),
-            1 => fs::read(fixtures::path("gguf_llama/model-Q4_0.gguf")).unwrap(),
-            _ => fs::read(fixtures::path("gguf_llama/model-Q3_K_M.gguf")).unwrap(),
-        };
-        read_gguf(&apply(&bytes, &changes));
-    }
-
-    #[test]
     fn gguf_numbers(at in 0..2000usize, value in prop_oneof![any::<u64>(), 0..64u64, (0..64u32).prop_map(|n| 1 << n)]) {
         let mut bytes = llama().bytes();
         bytes.iter_mut().skip(at).zip(value.to_le_bytes()).for_each(|(byte, new)| *byte = new);
@@ -225,6 +215,16 @@ proptest! {
 
 proptest! {
     #![proptest_config(cases(150))]
+
+    #[test]
+    fn gguf(changes in changes(), file in 0..3usize) {
+        let bytes = match file {
+            0 => llama().bytes(),
+            1 => fs::read(fixtures::path("gguf_llama/model-Q4_0.gguf")).unwrap(),
+            _ => fs::read(fixtures::path("gguf_llama/model-Q3_K_M.gguf")).unwrap(),
+        };
+        read_gguf(&apply(&bytes, &changes));
+    }
 
     #[test]
     fn tokenizers(changes in changes(), file in 0..3usize) {

@@ -64,8 +64,10 @@ fn config(meta: &Meta<'_, '_>) -> Result<Config, ArtifactError> {
     if is_grouped && !two_norms {
         config.insert("num_ln_in_parallel_attn".to_owned(), 1.into());
     }
+    // Converters write four times the width, whatever the tensors are.
+    let rows = meta.header.tensor("blk.0.ffn_up.weight").and_then(|up| up.shape.first().copied());
     let width = config.remove("intermediate_size").unwrap_or_default();
-    config.insert("ffn_hidden_size".to_owned(), width);
+    config.insert("ffn_hidden_size".to_owned(), rows.map_or(width, Into::into));
     rope::write(meta, heads.head_dim, &mut config)?;
     Ok(config)
 }

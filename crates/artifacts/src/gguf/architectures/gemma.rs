@@ -81,10 +81,14 @@ fn gemma(meta: &Meta<'_, '_>) -> Result<Config, ArtifactError> {
     Ok(config)
 }
 
-/// What scores are divided by the root of: the size of a head, save in the largest model of a
-/// generation, told by its layers, whose makers chose the width by the number of heads.
+/// What scores are divided by the root of, where a file does not say what they are multiplied by: the
+/// size of a head, save in the largest model of a generation, told by its layers, whose makers chose
+/// the width by the number of heads.
 fn pre_attention_scalar(meta: &Meta<'_, '_>, largest: u32) -> Result<Json, ArtifactError> {
     let heads = meta.heads()?;
+    if let Some(scale) = meta.opt_f64("attention.scale")?.filter(|scale| *scale > 0.0) {
+        return Ok((1.0 / (scale * scale)).into());
+    }
     if meta.u32("block_count")? != largest {
         return Ok(heads.head_dim.into());
     }

@@ -65,8 +65,6 @@ fn phi3(meta: &Meta<'_, '_>) -> Result<Config, ArtifactError> {
         ("hidden_act".to_owned(), "silu".into()),
         ("rms_norm_eps".to_owned(), meta.f64("attention.layer_norm_rms_epsilon")?.into()),
         ("sliding_window".to_owned(), json!(window)),
-        // transformers' default, 32000, is no token of a smaller vocabulary.
-        ("pad_token_id".to_owned(), json!(null)),
     ]);
     if let Some(original) = meta.opt_u32("rope.scaling.original_context_length")? {
         config.insert("original_max_position_embeddings".to_owned(), original.into());

@@ -84,13 +84,16 @@ pub(super) fn definition(source: &Source<'_, '_>) -> Result<Json, ArtifactError>
     let merges = merges.ok_or_else(|| header.invalid(MERGES, wanted))?;
     let is_llama3 = words == Words::Expression(LLAMA3) && pre != "dbrx" && pre != "smaug-bpe";
     let vocabulary = source.tokens.vocabulary();
+    // Only of use where some byte is no token.
+    let unknown = source.named("unknown")?.map(|(text, _)| text);
     Ok(json!({
-        "normalizer": null,
+        // Qwen's vocabularies are of composed letters.
+        "normalizer": (words == Words::Expression(QWEN2)).then(|| json!({"type": "NFC"})),
         "pre_tokenizer": pre_tokenizer(words),
         "post_processor": post_processor(source, pre, is_llama3)?,
         "decoder": byte_level(true),
         "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
             "ignore_merges": is_llama3, "vocab": as_json(&vocabulary), "merges": merges,
         },
