@@ -21,6 +21,7 @@ mod vocabulary;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use build::merges_by_rank;
 pub use stream::DecodeStream;
 
 use crate::chat_template::ChatTemplates;

@@ -2,17 +2,14 @@
 //! as tokens of their own.
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use serde_json::{Value as Json, json};
 
 use super::{Kind, Source, as_json};
 use crate::error::ArtifactError;
-
-/// Longest token that merges are looked for, in characters. Sentencepiece makes none above 16 unless
-/// it is told to.
-const MAX_PIECE: usize = 512;
+use crate::gguf::header::Header;
+use crate::tokenizer::merges_by_rank;
 
 /// The pipeline around the merges, which no key names: each family's own.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,7 +50,7 @@ pub(super) fn definition(source: &Source<'_, '_>) -> Result<Json, ArtifactError>
                 Pipeline::Gemma => (0..tokens.len()).map(|id| -(id as f64)).collect(),
                 _ => source.scores()?,
             };
-            merges(&tokens, &scores, &vocabulary)
+            merges(header, &tokens, &scores)?
         }
     };
     let prefix = header.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
@@ -104,41 +101,20 @@ fn spelled(text: &str, kind: Kind) -> Cow<'_, str> {
     }
 }
 
-/// One way to make a token of two others.
-struct Merge<'a> {
-    left: &'a str,
-    right: &'a str,
-    n_left: usize,
-    n_right: usize,
-    score: f64,
-}
-
-/// All pairs of tokens that make a token, the best token first; of one token, the longest left part
-/// first.
+/// All pairs of tokens that make a token, the best token first.
 fn merges(
+    header: &Header<'_>,
     tokens: &[(Cow<'_, str>, Kind)],
     scores: &[f64],
-    vocabulary: &HashMap<&str, u32>,
-) -> Json {
-    let mut merges = Vec::new();
-    for ((text, kind), score) in tokens.iter().zip(scores) {
-        let n = text.chars().take(MAX_PIECE + 1).count();
-        if !matches!(kind, Kind::Normal | Kind::UserDefined) || n > MAX_PIECE {
-            continue;
-        }
-        let first = merges.len();
-        for (n_left, (at, _)) in text.char_indices().enumerate().skip(1) {
-            let (left, right) = text.split_at(at);
-            if vocabulary.contains_key(left) && vocabulary.contains_key(right) {
-                merges.push(Merge { left, right, n_left, n_right: n - n_left, score: *score });
-            }
-        }
-        let ids = |merge: &Merge<'_>| (vocabulary.get(merge.left), vocabulary.get(merge.right));
-        merges[first..].sort_by(|a, b| ids(a).cmp(&ids(b)));
-    }
-    merges.sort_by(|a, b| {
-        let scores = b.score.partial_cmp(&a.score).unwrap_or(Ordering::Equal);
-        scores.then_with(|| (b.n_left, b.n_right).cmp(&(a.n_left, a.n_right)))
-    });
-    merges.iter().map(|merge| json!([merge.left, merge.right])).collect()
+) -> Result<Json, ArtifactError> {
+    let mut ranked: Vec<(&str, f64)> = tokens
+        .iter()
+        .zip(scores)
+        .filter(|((_, kind), _)| matches!(kind, Kind::Normal | Kind::UserDefined))
+        .map(|((text, _), score)| (text.as_ref(), *score))
+        .collect();
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let merges = merges_by_rank(ranked.iter().map(|(text, _)| *text))
+        .map_err(|source| ArtifactError::Tokenizer { path: header.path().to_owned(), source })?;
+    Ok(merges.into_iter().map(|(left, right)| json!([left, right])).collect())
 }

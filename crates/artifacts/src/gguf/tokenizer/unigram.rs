@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
+use base64::Engine;
 use serde_json::{Value as Json, json};
-use tokenizers::normalizers::precompiled::Precompiled;
 
 use super::{Kind, Source, template};
 use crate::error::ArtifactError;
@@ -85,7 +85,6 @@ fn normalizer(source: &Source<'_, '_>) -> Result<Json, ArtifactError> {
     const KEY: &str = "tokenizer.ggml.precompiled_charsmap";
     let Some(array) = source.header.array(KEY)? else { return Ok(Json::Null) };
     let bytes = array.as_bytes().ok_or_else(|| source.header.invalid(KEY, "an array of bytes"))?;
-    let table = Precompiled::from(bytes).ok();
-    let json = table.and_then(|table| serde_json::to_value(table).ok());
-    json.ok_or_else(|| source.header.invalid(KEY, "a table as sentencepiece writes it"))
+    let map = base64::engine::general_purpose::STANDARD.encode(bytes);
+    Ok(json!({"type": "Precompiled", "precompiled_charsmap": map}))
 }
