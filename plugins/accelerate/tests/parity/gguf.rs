@@ -56,8 +56,8 @@ fn bert_computes_what_its_checkpoint_does() {
     let (mut model, reference) = family("bert");
     for (idx, prompt) in reference.json["prompts"].as_array().unwrap().iter().enumerate() {
         let input = ids(&prompt["input_ids"]);
-        let sequence = model.name();
-        let rows = model.encode(sequence, &input, Wanted::Hidden);
+        let sequence = model.begin(&input);
+        let rows = model.step(sequence, &input, 0, Wanted::Hidden);
         model.inner.release(sequence);
         let expected = reference.array(&format!("last_hidden_state.{idx}")).unwrap();
         assert_close(&format!("bert {idx}"), &rows.hidden, &expected, HIDDEN);
