@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Packages that may use anything, and that nothing uses.
-const FREE: &[&str] = &["tests", "benches", "xtask"];
+const FREE: &[&str] = &["tests", "benches", "fuzz", "xtask"];
 
 /// Outside crates that only some of ours may name.
 const ONLY: &[(&str, &[&str])] = &[
