@@ -17,7 +17,7 @@ use tokenizers::normalizers::{Precompiled, Sequence};
 use tokenizers::{DecoderWrapper, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::guard::Cause;
-use super::limits;
+use super::{charsmap, limits};
 
 /// What a piece stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,7 +256,7 @@ fn piece_normalizer(
     };
     let mut all: Vec<NormalizerWrapper> = Vec::new();
     if !settings.charsmap.is_empty() {
-        all.push(charsmap(&settings.charsmap)?);
+        all.push(precompiled(&settings.charsmap)?);
     }
     if settings.remove_extra_whitespaces {
         all.push(replace(r"\A +| +\z", "")?);
@@ -298,8 +298,8 @@ pub(crate) fn metaspace(prefix: Prefix, split: bool) -> Value {
 ///
 /// # Errors
 /// The charsmap is broken, or a replacement in it is longer than any honest one.
-pub(crate) fn charsmap(bytes: &[u8]) -> Result<NormalizerWrapper, Cause> {
-    limits::check_charsmap(bytes)?;
+pub(crate) fn precompiled(bytes: &[u8]) -> Result<NormalizerWrapper, Cause> {
+    charsmap::check(bytes)?;
     let map = Precompiled::from(bytes).map_err(|error| error.to_string())?;
     Ok(map.into())
 }

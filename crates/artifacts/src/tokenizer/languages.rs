@@ -1,5 +1,7 @@
 //! Languages of a text, for models that translate between many.
 
+use std::collections::HashSet;
+
 use super::class::Class;
 use super::guard::Cause;
 use super::language_codes;
@@ -45,9 +47,11 @@ impl Languages {
             _ => code.to_owned(),
         };
         let mut known = Vec::new();
+        let mut seen = HashSet::new();
         for code in codes {
             let token = token(code);
             if let Some(id) = backend.token_to_id(&token) {
+                seen.insert(code.to_owned());
                 known.push((code.to_owned(), (token, id)));
             }
         }
@@ -56,18 +60,24 @@ impl Languages {
         for (id, token) in added {
             let text = token.content.as_str();
             if let Some(code) = code_of(class, text)
-                && !known.iter().any(|(other, _)| other == code)
+                && seen.insert(code.to_owned())
             {
                 known.push((code.to_owned(), (text.to_owned(), id)));
             }
         }
         let source = settings.src_lang.as_deref().unwrap_or(usual);
-        let Some(source) = known.iter().position(|(code, _)| code == source) else {
-            return Err(format!(
-                "tokenizer_config.json: src_lang = {:?}: the vocabulary has no token for it",
-                shorten(source)
-            )
-            .into());
+        let source = match known.iter().position(|(code, _)| code == source) {
+            Some(source) => source,
+            // Only a language that a file asks for has to be there.
+            None if settings.src_lang.is_none() && known.is_empty() => return Ok(None),
+            None if settings.src_lang.is_none() => 0,
+            None => {
+                return Err(format!(
+                    "tokenizer_config.json: src_lang = {:?}: the vocabulary has no token for it",
+                    shorten(source)
+                )
+                .into());
+            }
         };
         let behind = class == Class::Mbart || (class == Class::Nllb && settings.legacy_behaviour);
         Ok(Some(Self { known, source, target: settings.tgt_lang.clone(), behind }))

@@ -4,6 +4,7 @@
 use base64::Engine;
 use serde_json::Value;
 
+use super::charsmap;
 use super::guard::Cause;
 use crate::error::shorten;
 
@@ -13,9 +14,6 @@ const MAX_PIECE_BYTES: usize = 4096;
 
 /// Most nodes of the tree of pieces; each takes some 250 bytes.
 const MAX_TREE_NODES: usize = 12_000_000;
-
-/// Longest replacement of a charsmap, in bytes. The longest of Unicode's NFKC has 33.
-const MAX_REPLACEMENT_BYTES: usize = 1024;
 
 /// Most bytes that are hashed to find the merges of a vocabulary.
 const MAX_MERGE_WORK: usize = 1 << 31;
@@ -64,25 +62,6 @@ pub(super) fn check_merges<'a>(tokens: impl Iterator<Item = &'a str>) -> Result<
     }
 }
 
-/// Checks a charsmap: the length of a double array, the array, and replacements that each end in a
-/// zero byte.
-pub(super) fn check_charsmap(bytes: &[u8]) -> Result<(), Cause> {
-    let broken = |reason: &str| Cause::from(format!("its precompiled charsmap {reason}"));
-    let Some((length, rest)) = bytes.split_first_chunk::<4>() else {
-        return Err(broken("is cut off"));
-    };
-    let length = u32::from_le_bytes(*length) as usize;
-    // The array is of words of four bytes.
-    let Some(replacements) = rest.get(length / 4 * 4..) else {
-        return Err(broken(&format!("says {length} bytes, but has {}", rest.len())));
-    };
-    let longest = replacements.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0);
-    match longest > MAX_REPLACEMENT_BYTES {
-        true => Err(broken(&format!("replaces a character by {longest} bytes"))),
-        false => Ok(()),
-    }
-}
-
 /// Checks what a `tokenizer.json` gives the library to build: charsmaps and unigram vocabularies.
 pub(super) fn check_stored(stored: &Value) -> Result<(), Cause> {
     if let Some(vocab) = stored["model"]["vocab"].as_array() {
@@ -98,7 +77,7 @@ pub(super) fn check_stored(stored: &Value) -> Result<(), Cause> {
 /// Checks the charsmaps of a normaliser and of those in it. JSON is at most 128 levels deep.
 fn check_charsmaps(normalizer: &Value) -> Result<(), Cause> {
     if let Some(map) = normalizer["precompiled_charsmap"].as_str() {
-        check_charsmap(&base64::engine::general_purpose::STANDARD.decode(map)?)?;
+        charsmap::check(&base64::engine::general_purpose::STANDARD.decode(map)?)?;
     }
     for nested in normalizer["normalizers"].as_array().into_iter().flatten() {
         check_charsmaps(nested)?;
@@ -134,17 +113,5 @@ mod tests {
         check(&many, "nodes");
         assert!(check_merges(["a", "b", "ab"].into_iter()).is_ok());
         assert!(check_merges(["x".repeat(50_000).as_str()].into_iter()).is_err());
-    }
-
-    #[test]
-    fn charsmaps_are_bounded() {
-        let check = |bytes: &[u8], expect: &str| {
-            let message = check_charsmap(bytes).unwrap_err().to_string();
-            assert!(message.contains(expect), "{message}");
-        };
-        check(&[1, 0], "cut off");
-        check(&[255; 40], "says 4294967295 bytes, but has 36");
-        check(&[&[0; 4][..], &[b'a'; 2000]].concat(), "by 2000 bytes");
-        assert!(check_charsmap(&[0, 0, 0, 0, b'a', 0]).is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! Text to tokens and back, as transformers' `AutoTokenizer` does it.
 
 mod build;
+mod charsmap;
 mod class;
 mod cleanup;
 mod definition;

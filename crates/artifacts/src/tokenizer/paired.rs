@@ -4,7 +4,7 @@
 //! Source: transformers 5.24.0, `models/{marian,m2m_100}/tokenization_*.py`, and sentencepiece's
 //! `sentencepiece_processor.cc` for how pieces become text again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -111,17 +111,15 @@ impl PairedFiles {
         // Special tokens have the ids of the source's side, where the two sides differ.
         let of_source: HashMap<&str, u32> =
             ids.iter().map(|(text, id)| (text.as_str(), *id)).collect();
-        let mut spoken: HashMap<String, u32> = spoken.into_iter().collect();
-        for text in special.texts() {
-            if let Some(&id) = of_source.get(text) {
-                spoken.retain(|_, other| *other != id);
-                spoken.insert(text.to_owned(), id);
-            }
-        }
-        let word_level = WordLevel::builder()
-            .vocab(spoken.into_iter().collect())
-            .unk_token(unk_text.clone())
-            .build()?;
+        let own: HashMap<&str, u32> =
+            special.texts().filter_map(|text| Some((text, *of_source.get(text)?))).collect();
+        let taken: HashSet<u32> = own.values().copied().collect();
+        let spoken = spoken
+            .into_iter()
+            .filter(|(text, id)| !taken.contains(id) && !own.contains_key(text.as_str()));
+        let spoken = spoken.chain(own.iter().map(|(text, id)| ((*text).to_owned(), *id)));
+        let word_level =
+            WordLevel::builder().vocab(spoken.collect()).unk_token(unk_text.clone()).build()?;
         let mut backend = tokenizers::Tokenizer::new(word_level);
         let decoder: tokenizers::DecoderWrapper = build::part(build::piece_decoder(false, true))?;
         backend.with_decoder(Some(decoder));

@@ -5,7 +5,7 @@ use crate::error::ArtifactError;
 use crate::json::JsonFile;
 
 /// Most sentinel or pre-training tokens that a config may ask for.
-const MAX_EXTRA_TOKENS: u32 = 100_000;
+const MAX_EXTRA_TOKENS: u32 = 10_000;
 
 /// What `tokenizer_config.json` says beside special tokens; `None` where it says nothing.
 #[derive(Clone, Debug, Default)]

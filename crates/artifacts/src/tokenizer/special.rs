@@ -49,15 +49,14 @@ impl SpecialSettings {
         settings: &Settings,
     ) -> Result<Self, ArtifactError> {
         let class = definition.class;
-        let mut gathered = Gathered { class, ..Gathered::default() };
+        let mut gathered = Gathered::new(class);
         for (name, text) in definition.usual_names() {
             gathered.set(name, Some(class_token(class, name, text)));
         }
-        gathered.given.clear();
         if let Some(pad) = definition.stored_pad_token() {
-            gathered.named.retain(|(name, _)| name != "pad_token");
-            gathered.named.push(("pad_token".to_owned(), Some(AddedToken::from(pad, true))));
+            gathered.set("pad_token", Some(AddedToken::from(pad, true)));
         }
+        gathered.given.clear();
         gathered.merge(config)?;
         let keys = ["extra_special_tokens", "additional_special_tokens"];
         let mut is_given = keys.iter().any(|key| config.value().get(key).is_some());
@@ -127,21 +126,31 @@ impl SpecialSettings {
 
     /// Adds what the tokenizer lacks.
     pub(super) fn add_to(&self, backend: &mut tokenizers::Tokenizer) -> Result<(), guard::Cause> {
-        let present: Vec<AddedToken> = backend.get_added_tokens_decoder().into_values().collect();
-        let mut missing: Vec<AddedToken> = self
+        let present: HashMap<String, AddedToken> = backend
+            .get_added_tokens_decoder()
+            .into_values()
+            .map(|token| (token.content.clone(), token))
+            .collect();
+        let lacks = |token: &&AddedToken| {
+            present.get(&token.content).is_none_or(|other| !is_same(token, other))
+        };
+        let mut missing: Vec<AddedToken> = self.added.values().filter(lacks).cloned().collect();
+        let mut known: HashSet<&str> = self
             .added
             .values()
-            .filter(|token| !present.iter().any(|other| is_same(token, other)))
-            .cloned()
+            .filter(lacks)
+            .map(|token| token.content.as_str())
+            .chain(present.keys().map(String::as_str))
             .collect();
         for token in self.named.iter().map(|(_, token)| token).chain(&self.extra) {
-            let is_known = |other: &AddedToken| other.content == token.content;
-            if !present.iter().any(is_known) && !missing.iter().any(is_known) {
+            if known.insert(&token.content) {
                 missing.push(token.clone());
             }
         }
+        let named: HashSet<&str> =
+            self.named.iter().map(|(_, token)| token.content.as_str()).collect();
         for token in &mut missing {
-            token.special |= self.named.iter().any(|(_, named)| named.content == token.content);
+            token.special |= named.contains(token.content.as_str());
         }
         if !missing.is_empty() {
             backend.add_tokens(missing)?;
@@ -299,23 +308,34 @@ fn usual_extra(definition: &Definition, settings: &Settings) -> Vec<AddedToken> 
 struct Gathered {
     class: Class,
     named: Vec<(String, Option<AddedToken>)>,
+    /// The place of each name.
+    places: HashMap<String, usize>,
     given: HashSet<String>,
     extra: Vec<AddedToken>,
-}
-
-impl Default for Gathered {
-    fn default() -> Self {
-        let (named, given, extra) = (Vec::new(), HashSet::new(), Vec::new());
-        Self { class: Class::Other, named, given, extra }
-    }
+    /// The texts of these.
+    extra_texts: HashSet<String>,
 }
 
 impl Gathered {
+    fn new(class: Class) -> Self {
+        Self {
+            class,
+            named: Vec::new(),
+            places: HashMap::new(),
+            given: HashSet::new(),
+            extra: Vec::new(),
+            extra_texts: HashSet::new(),
+        }
+    }
+
     fn set(&mut self, name: &str, token: Option<AddedToken>) {
         self.given.insert(name.to_owned());
-        match self.named.iter_mut().find(|(known, _)| known == name) {
+        match self.places.get(name).and_then(|place| self.named.get_mut(*place)) {
             Some(slot) => slot.1 = token,
-            None => self.named.push((name.to_owned(), token)),
+            None => {
+                self.places.insert(name.to_owned(), self.named.len());
+                self.named.push((name.to_owned(), token));
+            }
         }
     }
 
@@ -348,7 +368,7 @@ impl Gathered {
                     for value in tokens {
                         let token = read_token(value)
                             .ok_or_else(|| json.invalid(key, "a list of tokens"))?;
-                        if !self.extra.iter().any(|other| other.content == token.content) {
+                        if self.extra_texts.insert(token.content.clone()) {
                             self.extra.push(token);
                         }
                     }
@@ -410,12 +430,12 @@ fn read_added(
     extra: &[AddedToken],
     added: &mut BTreeMap<u32, AddedToken>,
 ) -> Result<(), ArtifactError> {
+    let named = named.iter().filter_map(|(_, token)| token.as_ref());
+    let special: HashSet<&str> = named.chain(extra).map(|t| t.content.as_str()).collect();
     for (text, id) in json.value().as_object().into_iter().flatten() {
         let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
         let id = id.ok_or_else(|| json.invalid(text, "a token id from 0 to 4294967295"))?;
-        let named = named.iter().filter_map(|(_, token)| token.as_ref());
-        let special = named.chain(extra).any(|token| token.content == *text);
-        added.insert(id, AddedToken::from(text.as_str(), special));
+        added.insert(id, AddedToken::from(text.as_str(), special.contains(text.as_str())));
     }
     Ok(())
 }

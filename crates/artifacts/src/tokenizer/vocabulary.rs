@@ -106,7 +106,7 @@ impl Words {
         let bytes = &model.pieces.normalizer.charsmap;
         let charsmap = match bytes.is_empty() {
             true => None,
-            false => Some(build::charsmap(bytes)?),
+            false => Some(build::precompiled(bytes)?),
         };
         let vocabulary = if class.is_scored() {
             Vocabulary::Scored(scored(class, model, special, settings))
