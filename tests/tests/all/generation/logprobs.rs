@@ -67,10 +67,22 @@ fn check_prompt(what: &str, tokens: &[TokenDetail], logits: &[Vec<f32>]) {
 #[test]
 fn log_probabilities_are_the_models_own() {
     let parameters = json!({"max_new_tokens": 16, "logprobs": 5, "prompt_logprobs": 5});
-    for name in ["bart", "gpt2", "llama_mha", "llama_gqa", "llama3_rope"] {
+    for name in [
+        "bart",
+        "gpt2",
+        "llama_mha",
+        "llama_gqa",
+        "llama3_rope",
+        "bloom",
+        "gemma2",
+        "gptj",
+        "marian",
+        "mistral",
+        "t5",
+    ] {
         let reference = Reference::read(&fixture(name)).unwrap();
         let files = Files::copy(&fixture(name), None);
-        let is_decoder = name != "bart";
+        let is_decoder = !["bart", "marian", "t5"].contains(&name);
         let mut parameters = parameters.clone();
         if !is_decoder {
             parameters.as_object_mut().unwrap().remove("prompt_logprobs");
