@@ -69,3 +69,17 @@ fn distances() {
 fn encoder() {
     conforms("tests/fixtures/bert");
 }
+
+#[test]
+fn labels_of_sequences() {
+    conforms("tests/fixtures/heads/bert_labels");
+    conforms("tests/fixtures/heads/bart_nli");
+    conforms("tests/fixtures/heads/llama_labels");
+}
+
+#[test]
+fn labels_of_tokens_and_masks() {
+    conforms("tests/fixtures/heads/gpt2_tags");
+    conforms("tests/fixtures/heads/bert_mask");
+    conforms("tests/fixtures/heads/bart_spans");
+}
