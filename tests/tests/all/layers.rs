@@ -11,9 +11,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &[]),
     ("artifacts", &[]),
     ("config", &[]),
+    ("sources", &[]),
     ("transformer", &["artifacts"]),
     ("conformance", &["engine"]),
-    ("host", &["config", "artifacts", "engine"]),
+    ("host", &["config", "artifacts", "engine", "sources"]),
     ("http", &["host", "config"]),
     ("drivetrain", &["http", "host", "config", "artifacts", "engine", "conformance"]),
     ("wrong-engines", &["engine"]),
@@ -33,6 +34,8 @@ const ONLY: &[(&str, &[&str])] = &[
     ("candle-core", &["accelerate"]),
     ("candle-nn", &["accelerate"]),
     ("axum", &["http"]),
+    ("object_store", &["sources"]),
+    ("reqwest", &["sources"]),
     ("anyhow", &["drivetrain", "tests", "benches", "xtask"]),
 ];
 
