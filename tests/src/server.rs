@@ -303,6 +303,6 @@ pub fn request(
     Ok(Reply { status, headers, body })
 }
 
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -49,8 +49,9 @@ pub(crate) struct Plugins {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Serve {
-    /// Models to load: `path` or `name=path`. With none: those of the model store, /opt/ml/model
-    /// where it exists, else the model that ships with Drivetrain
+    /// Models to load, as `place` or `name=place`: a path, `org/name` or `hf://name` of the Hugging
+    /// Face hub, s3://bucket/prefix, s3://bucket/model.tar.gz. With none: those of the model store,
+    /// /opt/ml/model where it exists, else the model that ships with Drivetrain
     #[arg(value_name = "MODEL")]
     pub(crate) models: Vec<String>,
     /// More models, as the reference server spells it; repeatable
@@ -74,14 +75,14 @@ pub(crate) struct Serve {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Inspect {
-    /// A model's directory or archive
+    /// A model's directory or archive, or where else it is: `org/name`, s3://bucket/prefix
     #[arg(value_name = "MODEL")]
-    pub(crate) model: PathBuf,
+    pub(crate) model: String,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Generate {
-    /// A model: `path` or `name=path`
+    /// A model, as `place` or `name=place`; see `serve`
     #[arg(value_name = "MODEL")]
     pub(crate) model: String,
     /// The input text

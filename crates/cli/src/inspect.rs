@@ -2,15 +2,19 @@
 
 use anyhow::Result;
 use drivetrain_artifacts::{ModelConfig, ModelDir, Tokenizer, UnpackOptions, Weights};
-use drivetrain_config::Environment;
+use drivetrain_config::{Environment, ServerConfig, ServerOverrides};
 use drivetrain_host::Task;
 
 use crate::args::Inspect;
+use crate::progress::DownloadBar;
 
 /// Prints architecture, parameters, dtypes, tokenizer, task and memory need.
 pub(crate) fn inspect(args: &Inspect) -> Result<()> {
-    crate::logging::start(&Environment::from_process(), "warn");
-    let dir = ModelDir::open(&args.model, &UnpackOptions::default())?;
+    let env = Environment::from_process();
+    crate::logging::start(&env, "warn");
+    let (server, _) = ServerConfig::resolve(&ServerOverrides::default(), &env)?;
+    let path = drivetrain_host::locate(&args.model, &server, &env, &DownloadBar::default())?;
+    let dir = ModelDir::open(&path, &UnpackOptions::default())?;
     let config = ModelConfig::read(&dir)?;
     let weights = Weights::open(&dir)?;
 

@@ -1,9 +1,10 @@
 //! Bars on a terminal while models load.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use drivetrain_host::{ModelHandle, ModelStatus};
+use drivetrain_host::{ModelHandle, ModelStatus, Stop, Watch};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Shows a bar a model until all of them have left the loading state. Without a terminal nothing is
@@ -32,6 +33,31 @@ pub(crate) async fn show(models: &[ModelHandle]) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A bar for a download that no model's loading shows; on standard error, and only on a terminal.
+#[derive(Debug, Default)]
+pub(crate) struct DownloadBar(OnceLock<ProgressBar>);
+
+impl Watch for DownloadBar {
+    fn progress(&self, stage: &str, done: u64, total: u64) {
+        let bar = self.0.get_or_init(|| ProgressBar::new(0).with_style(style()));
+        bar.set_length(total);
+        bar.set_position(done);
+        bar.set_message(stage.to_owned());
+    }
+
+    fn stop(&self) -> Option<Stop> {
+        None
+    }
+}
+
+impl Drop for DownloadBar {
+    fn drop(&mut self) {
+        if let Some(bar) = self.0.get() {
+            bar.finish_and_clear();
+        }
     }
 }
 

@@ -33,7 +33,7 @@ pub use model::{Batching, MemoryNeeds, ModelConfig, ModelInputs, Options, Worker
 pub use properties::{Entry, MAX_FILE_BYTES, Properties};
 pub use reference::configuration_markdown;
 pub use secret::{Secret, is_secret};
-pub use server::{Cors, ErrorRates, LoadModels, ServerConfig, ServerOverrides, Tls};
+pub use server::{Cors, ErrorRates, Hub, LoadModels, ServerConfig, ServerOverrides, Tls};
 pub use source::{Source, Sourced};
 pub use spec::{ModelSpec, Origin, default_name};
 pub use values::{

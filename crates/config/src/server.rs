@@ -135,10 +135,25 @@ pub struct ServerConfig {
     pub download_dir: Option<Sourced<PathBuf>>,
     /// Whether the network is off limits.
     pub offline: Sourced<bool>,
-    /// Hugging Face credential.
-    pub hf_token: Option<Sourced<Secret>>,
+    /// Hugging Face's hub.
+    pub hub: Hub,
     /// Directories of engine libraries: `--plugins`, then `DRIVETRAIN_PLUGINS`.
     pub plugins: Vec<PathBuf>,
+}
+
+/// The Hugging Face hub: where it is, what it is asked with, and where its models go.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    /// Its address.
+    pub endpoint: Sourced<String>,
+    /// The credential.
+    pub token: Option<Sourced<Secret>>,
+    /// The file that holds the credential where none is set.
+    pub token_file: PathBuf,
+    /// The cache of its models.
+    pub cache: Sourced<PathBuf>,
+    /// Whether it is off limits.
+    pub offline: Sourced<bool>,
 }
 
 /// What to load at start.

@@ -36,7 +36,7 @@ pub enum Origin {
     #[default]
     Artifact,
     /// A model id (hub id, `s3://` prefix) that stands for a directory with nothing but
-    /// `option.model_id` in it; `HF_MODEL_ID` makes these.
+    /// `option.model_id` in it; `HF_MODEL_ID` and hub ids of the command line make these.
     ModelId,
 }
 
@@ -45,15 +45,17 @@ impl ModelSpec {
     pub(crate) const WANTED: &str =
         "[name:version:engine:devices]=url, name=path or path, devices separated with ;";
 
-    /// A model at a path or URL, everything else left to its files and to defaults.
+    /// A model at a path or URL, everything else left to its files and to defaults. What is no path
+    /// of this machine and looks like `org/name`, or begins with `hf://`, is an id of the hub.
     pub fn at(url: impl Into<String>) -> Self {
+        let url = url.into();
         Self {
             name: None,
             version: None,
             engine: None,
             devices: None,
-            url: url.into(),
-            origin: Origin::Artifact,
+            origin: if is_hub_id(&url) { Origin::ModelId } else { Origin::Artifact },
+            url,
             source: Source::Default,
         }
     }
@@ -119,8 +121,11 @@ impl ModelSpec {
         match (&self.name, self.origin) {
             (Some(name), _) => name.clone(),
             (None, Origin::Artifact) => default_name(&self.url),
-            (None, Origin::ModelId) if self.url.contains("://") => default_name(&self.url),
-            (None, Origin::ModelId) => word_characters(&self.url),
+            (None, Origin::ModelId) => match self.url.strip_prefix("hf://") {
+                Some(id) => word_characters(id),
+                None if self.url.contains("://") => default_name(&self.url),
+                None => word_characters(&self.url),
+            },
         }
     }
 
@@ -140,6 +145,16 @@ impl ModelSpec {
         let query = if has_scheme(&self.url) { self.url.split_once('?') } else { None };
         let query = query.map_or("", |(_, query)| query);
         own.chain(form_urlencoded::parse(query.as_bytes()).into_owned()).collect()
+    }
+
+    /// `url` without its arguments, which are the registration's. Of a web address they belong to the
+    /// address: they may be what grants access to it.
+    pub fn place(&self) -> &str {
+        let is_web = ["http://", "https://"].iter().any(|scheme| self.url.starts_with(scheme));
+        match has_scheme(&self.url) && !is_web {
+            true => self.url.split('?').next().unwrap_or(&self.url),
+            false => &self.url,
+        }
     }
 
     /// The file or directory that `url` names on this machine; `None` for a model id and for a URL
@@ -182,6 +197,25 @@ pub fn default_name(url: &str) -> String {
             .unwrap_or_else(|| "model".to_owned()),
         name => word_characters(name),
     }
+}
+
+/// Whether a text that stands where a path may stand is an id of the hub: one that says so, or
+/// `org/name` where neither this path nor its first part is on this machine.
+fn is_hub_id(text: &str) -> bool {
+    if text.starts_with("hf://") {
+        return true;
+    }
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with(['.', '~'])
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.@".contains(&b))
+    };
+    let Some((org, name)) = text.split_once('/') else { return false };
+    is_part(org)
+        && is_part(name)
+        && !is_archive(name)
+        && !Path::new(text).exists()
+        && !Path::new(org).exists()
 }
 
 /// Whether a URL names its scheme, so that a `?` begins its query; a path has none.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use drivetrain_artifacts::ArtifactError;
 use drivetrain_config::ConfigError;
 use drivetrain_engine::{EngineError, ErrorKind};
+use drivetrain_sources::SourceError;
 
 use crate::UnknownTask;
 
@@ -99,6 +100,9 @@ pub enum HostError {
     /// A file of the model is missing or wrong.
     #[error(transparent)]
     Artifact(Arc<ArtifactError>),
+    /// The model's files could not be brought to this machine.
+    #[error(transparent)]
+    Fetch(Arc<SourceError>),
     /// No engine of the wanted name, or none at all.
     #[error("{message}")]
     EngineNotFound {
@@ -204,6 +208,12 @@ impl From<ConfigError> for HostError {
 impl From<ArtifactError> for HostError {
     fn from(error: ArtifactError) -> Self {
         Self::Artifact(Arc::new(error))
+    }
+}
+
+impl From<SourceError> for HostError {
+    fn from(error: SourceError) -> Self {
+        Self::Fetch(Arc::new(error))
     }
 }
 

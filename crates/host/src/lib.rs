@@ -27,10 +27,12 @@ mod model;
 mod raw;
 mod registry;
 mod scheduler;
+mod sources;
 mod tasks;
 mod text;
 
 pub use drivetrain_engine::{EngineError, ErrorKind, OpenEngineError};
+pub use drivetrain_sources::{SourceError, Stop, Watch};
 pub use error::HostError;
 pub use generate::{
     Chat, Completion, Event, GenerateRequest, Generation, Naming, Prompt, PromptInfo, StopCause,
@@ -40,6 +42,7 @@ pub use host::Host;
 pub use model::{ModelHandle, ModelStatus};
 pub use raw::{RawFrames, RawHead, RawReply, RawRequest};
 pub use registry::{EngineRegistry, FoundEngine, Trial, plugin_dirs};
+pub use sources::locate;
 pub use tasks::{
     Embedding, Features, FinishReason, Generated, Input, Rank, Task, TaskReply, TaskRequest,
     UnknownTask,

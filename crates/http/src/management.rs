@@ -202,7 +202,9 @@ fn start_spec<'a>(app: &'a App, model: &ModelHandle) -> Option<&'a ModelSpec> {
 /// The model's place as a URL.
 fn model_url(app: &App, model: &ModelHandle) -> String {
     let url = start_spec(app, model).map(|spec| spec.url.as_str()).unwrap_or_default();
-    if url.starts_with('/') { format!("file://{url}") } else { url.to_owned() }
+    // What follows a `?` may be what grants access.
+    let shown = if url.contains("://") { url.split('?').next().unwrap_or(url) } else { url };
+    if shown.starts_with('/') { format!("file://{shown}") } else { shown.to_owned() }
 }
 
 fn workflow(app: &App, model: &ModelHandle) -> Workflow {

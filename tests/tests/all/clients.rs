@@ -4,49 +4,13 @@
 //! `~/.cache/drivetrain-tests`. Where it can't be had the test says so and is skipped, unless
 //! `DRIVETRAIN_TEST_ALL` is set, as it is on a machine that has to run everything.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use drivetrain_tests::{Server, copy_model, root, write};
+use drivetrain_tests::{Server, cache, copy_model, python, root, scripts, skip, write};
 
 /// What `make_model.py` ends with when the model can't be downloaded.
 const NOT_TO_BE_HAD: i32 = 75;
-
-fn scripts() -> PathBuf {
-    root().join("tests/python")
-}
-
-fn cache() -> Option<PathBuf> {
-    if let Some(folder) = std::env::var_os("DRIVETRAIN_TEST_CACHE") {
-        return Some(folder.into());
-    }
-    Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/drivetrain-tests"))
-}
-
-/// A Python with the clients, in a virtual environment that is made for these requirements.
-fn python(cache: &Path) -> Result<PathBuf, String> {
-    let requirements = scripts().join("requirements.txt");
-    let mut hash = DefaultHasher::new();
-    std::fs::read(&requirements).unwrap().hash(&mut hash);
-    let folder = cache.join(format!("python-{:016x}", hash.finish()));
-    let python = folder.join("bin/python");
-    if folder.join("complete").exists() {
-        return Ok(python);
-    }
-    std::fs::create_dir_all(cache).map_err(|error| format!("{}: {error}", cache.display()))?;
-    let made = Command::new("python3").args(["-m", "venv"]).arg(&folder).status();
-    if !made.is_ok_and(|status| status.success()) {
-        return Err("python3 makes no virtual environment".to_owned());
-    }
-    let quietly = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
-    let installed = Command::new(&python).args(quietly).arg(&requirements).status();
-    if !installed.is_ok_and(|status| status.success()) {
-        return Err(format!("{} can't be installed", requirements.display()));
-    }
-    write(&folder, "complete", "");
-    Ok(python)
-}
 
 fn chat_model(python: &Path, cache: &Path) -> Result<PathBuf, String> {
     let model = cache.join("smollm2-135m-instruct-q4_1-as-f32");
@@ -81,8 +45,8 @@ pub(crate) fn skip(test: &str, why: &str) {
 
 /// Both, or why not.
 fn set_up() -> Result<(PathBuf, PathBuf), String> {
-    let cache = cache().ok_or("there is no home folder for a cache")?;
-    let python = python(&cache)?;
+    let python = python()?;
+    let cache = cache()?;
     let model = chat_model(&python, &cache)?;
     Ok((python, model))
 }

@@ -16,5 +16,6 @@ mod gguf;
 mod heads;
 mod layers;
 mod refusals;
+mod sources;
 mod tasks;
 mod tidy;

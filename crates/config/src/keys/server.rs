@@ -175,9 +175,46 @@ const HEALTH: &[Key] = &[
 const PLACES: &[Key] = &[
     Key::new("cache_dir", Kind::Path, "", "Where unpacked and downloaded files go")
         .env(&["DJL_CACHE_DIR"]),
-    Key::new("download_dir", Kind::Path, "", "Where remote models go, if not to the cache"),
-    Key::new("offline", Kind::Bool, "false", "Use no network").env(&["DJL_OFFLINE"]),
-    Key::new("hf_token", Kind::Secret, "", "Hugging Face credential").env(&["HF_TOKEN"]),
+    Key::new(
+        "download_dir",
+        Kind::Path,
+        "",
+        "Where models of `s3://` and `https://` go, if not to the cache",
+    ),
+    Key::new(
+        "offline",
+        Kind::Bool,
+        "false",
+        "Use no network: models come from what is on the disk. `HF_HUB_OFFLINE` and \
+         `TRANSFORMERS_OFFLINE` say so of the hub alone",
+    )
+    .env(&["DJL_OFFLINE"]),
+    Key::new(
+        "hf_token",
+        Kind::Secret,
+        "",
+        "Hugging Face credential; unset, the file that `HF_TOKEN_PATH` names or `token` in \
+         `hf_home` is read",
+    )
+    .env(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]),
+    Key::new("hf_endpoint", Kind::Word, "https://huggingface.co", "Where the Hugging Face hub is")
+        .env(&["HF_ENDPOINT"]),
+    Key::new(
+        "hf_home",
+        Kind::Path,
+        "",
+        "Hugging Face's directory; unset, `huggingface` in `XDG_CACHE_HOME` or `~/.cache`, and \
+         `/tmp/.cache/huggingface` in a SageMaker container",
+    )
+    .env(&["HF_HOME"]),
+    Key::new(
+        "hf_hub_cache",
+        Kind::Path,
+        "",
+        "Cache of models of the hub, shared with Hugging Face's Python client; unset, `hub` in \
+         `hf_home`",
+    )
+    .env(&["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"]),
 ];
 
 const IGNORED: &[Key] = &[

@@ -10,6 +10,7 @@ use crate::layers::{Layers, Setting};
 use crate::properties::Properties;
 use crate::source::{Source, Sourced};
 
+mod hub;
 mod listen;
 mod start;
 
@@ -81,7 +82,7 @@ pub(super) fn resolve(
         cache_dir: l.get_opt("cache_dir")?.unwrap_or_else(|| cache_dir(env, &machine)),
         download_dir: l.get_opt("download_dir")?,
         offline: l.get("offline")?,
-        hf_token: l.get_opt("hf_token")?,
+        hub: hub::settings(l, env, &machine)?,
         plugins: plugins(cli, env),
     };
     Ok((config, layers.warnings))

@@ -273,10 +273,46 @@ fn secrets_are_masked() {
     ]
     .into();
     let (config, _) = ServerConfig::resolve(&cli(), &env).expect("resolves");
-    assert_eq!(config.hf_token.as_ref().map(|t| t.value.expose()), Some("hf_verysecret"));
+    assert_eq!(config.hub.token.as_ref().map(|t| t.value.expose()), Some("hf_verysecret"));
     assert_eq!(config.tls.keystore_pass.value.expose(), "verysecret");
     let printed = format!("{config:?} {env:?} {}", config.tls.keystore_pass.value);
     assert!(!printed.contains("verysecret") && printed.contains("/root"), "{printed}");
+}
+
+#[test]
+fn the_hubs_places_are_those_of_its_python_client() {
+    let check = |env: &[(&str, &str)], cache: &str, token_file: &str| {
+        let (config, _) = resolve(&cli(), env);
+        assert_eq!(config.hub.cache.value, Path::new(cache), "{env:?}");
+        assert_eq!(config.hub.token_file, Path::new(token_file), "{env:?}");
+    };
+    let home = ("HOME", "/h");
+    check(&[home], "/h/.cache/huggingface/hub", "/h/.cache/huggingface/token");
+    check(&[home, ("XDG_CACHE_HOME", "/x")], "/x/huggingface/hub", "/x/huggingface/token");
+    check(&[home, ("HF_HOME", "~/hf")], "/h/hf/hub", "/h/hf/token");
+    check(&[home, ("HF_HOME", "/a"), ("HUGGINGFACE_HUB_CACHE", "/b")], "/b", "/a/token");
+    check(
+        &[("HF_HUB_CACHE", "/c"), ("HUGGINGFACE_HUB_CACHE", "/b"), ("HF_TOKEN_PATH", "/t")],
+        "/c",
+        "/t",
+    );
+    let tmp = std::env::temp_dir();
+    let (config, _) = resolve(&cli(), &[home, ("SAGEMAKER_BIND_TO_PORT", "8080")]);
+    assert_eq!(config.hub.cache.value, tmp.join(".cache/huggingface/hub"));
+    for (name, value, offline) in [
+        ("HF_HUB_OFFLINE", "1", true),
+        ("HF_HUB_OFFLINE", "yes", true),
+        ("HF_HUB_OFFLINE", "0", false),
+        ("TRANSFORMERS_OFFLINE", "ON", true),
+        ("SERVING_OFFLINE", "true", true),
+        ("HF_HUB_ENABLE_HF_TRANSFER", "1", false),
+    ] {
+        let (config, _) = resolve(&cli(), &[(name, value)]);
+        assert_eq!(config.hub.offline.value, offline, "{name}={value}");
+    }
+    let (config, _) = resolve(&cli(), &[("HUGGING_FACE_HUB_TOKEN", "old"), ("HF_TOKEN", "new")]);
+    assert_eq!(config.hub.token.expect("set").value.expose(), "new");
+    assert_eq!(config.hub.endpoint.value, "https://huggingface.co");
 }
 
 #[test]

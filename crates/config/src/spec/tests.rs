@@ -80,6 +80,37 @@ fn a_model_id_names_a_model_as_a_whole() {
 }
 
 #[test]
+fn hub_ids_are_told_from_paths() {
+    let check = |entry: &str, origin: Origin, name: &str| {
+        let spec = ModelSpec::parse(entry, &Source::Default).expect(entry);
+        assert_eq!((spec.origin, spec.name_or_default().as_str()), (origin, name), "{entry}");
+    };
+    check("facebook/bart-large", Origin::ModelId, "facebook_bart_large");
+    check("bart=facebook/bart-large", Origin::ModelId, "bart");
+    check("hf://gpt2", Origin::ModelId, "gpt2");
+    check("hf://org/name@v1", Origin::ModelId, "org_name_v1");
+    check("s3://bucket/m", Origin::Artifact, "m");
+    check("gpt2", Origin::Artifact, "gpt2");
+    // Directories of this crate: what is under them is meant as a path.
+    check("src/none", Origin::Artifact, "none");
+    for path in ["/a/b", "./a/b", "../a", "~/a", "a/b/c", "a/b.tar.gz", "a/", "a b/c"] {
+        assert_eq!(ModelSpec::at(path).origin, Origin::Artifact, "{path}");
+    }
+}
+
+#[test]
+fn arguments_are_no_part_of_the_place() {
+    for (url, place) in [
+        ("s3://b/m?topK=1", "s3://b/m"),
+        ("file:///m?x=1", "file:///m"),
+        ("/m?x", "/m?x"),
+        ("https://h/m.zip?sig=1", "https://h/m.zip?sig=1"),
+    ] {
+        assert_eq!(ModelSpec::at(url).place(), place);
+    }
+}
+
+#[test]
 fn an_entry_goes_before_the_file_as_a_registration() {
     let spec = ModelSpec::parse("a::DeepSpeed:0=/m", &Source::Default).expect("an entry");
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());

@@ -2,8 +2,8 @@
 
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use drivetrain_config::{Environment, ModelConfig, ModelInputs, ModelSpec, Origin
 use drivetrain_engine::{
     EngineError, ErrorKind, LoadRequest, LoadedModel, Options, RequestModel, Services, TokenModel,
 };
+use drivetrain_sources::{Stop, Watch};
 
 use super::inbox::Inbox;
 use super::request_pool::{RawJob, RequestPool, panic_text};
@@ -23,6 +24,7 @@ use crate::HostError;
 use crate::memory::{self, Bytes};
 use crate::registry::{EngineRegistry, FoundEngine};
 use crate::scheduler::{Job, Limits, Policy};
+use crate::sources::{self, Names, Place};
 use crate::tasks::{ModelText, TaskContext};
 
 /// Longest silence of an engine before its model is unhealthy, unless `predict_timeout` is shorter.
@@ -194,14 +196,29 @@ fn silence_limit(predict_timeout: Duration) -> Duration {
     predict_timeout.clamp(SHORTEST_SILENCE_LIMIT, SILENCE_LIMIT)
 }
 
-/// Opens the model's directory, its settings, and the directory of its weights.
+/// Opens the model's directory, its settings, and the directory of its weights, each brought to this
+/// machine where it is elsewhere.
 fn open(shared: &Shared, inputs: &LoadInputs) -> Result<(Arc<ModelConfig>, ModelDir), HostError> {
     let name = shared.name.as_str();
     shared.lifecycle.progress("opening the files", 0, 0);
     let unpack = UnpackOptions::default();
     let spec = &inputs.spec;
+    let watch = LoadWatch(shared);
+    let bring = |place: Place<'_>| sources::bring(&place, &inputs.server, &inputs.env, &watch);
+    let own = || -> Result<ModelDir, HostError> {
+        let path = bring(Place {
+            key: "url",
+            text: spec.place(),
+            revision: None,
+            beside: None,
+            names: Names::Paths,
+            options: None,
+        })?;
+        shared.lifecycle.progress("opening the files", 0, 0);
+        Ok(ModelDir::open(&path, &unpack)?)
+    };
     let dir = match spec.origin {
-        Origin::Artifact => Some(ModelDir::open(&local("url", &spec.url)?, &unpack)?),
+        Origin::Artifact => Some(own()?),
         _ => None,
     };
     let root = dir.as_ref().map_or_else(|| Path::new(&spec.url), |dir| dir.path());
@@ -223,45 +240,43 @@ fn open(shared: &Shared, inputs: &LoadInputs) -> Result<(Arc<ModelConfig>, Model
     let _ = shared.config.set(Arc::clone(&config));
     let files = match (&config.model_id, dir) {
         (Some(id), dir) => {
-            let path = model_id_path(&id.value, dir.as_ref().map(ModelDir::path))?;
-            tracing::info!(model = name, model_id = id.value, set_by = %id.source,
+            let path = bring(Place {
+                key: "option.model_id",
+                text: &id.value,
+                revision: config.revision.as_ref().map(|revision| revision.value.as_str()),
+                beside: dir.as_ref().map(ModelDir::path),
+                names: Names::Hub,
+                options: Some(&config.options),
+            })?;
+            // What follows a `?` may be what grants access.
+            let model_id = id.value.split('?').next();
+            tracing::info!(model = name, model_id, set_by = %id.source,
                 path = %path.display(), "the weights are elsewhere");
+            shared.lifecycle.progress("opening the files", 0, 0);
             ModelDir::open(&path, &unpack)?
         }
         (None, Some(dir)) => dir,
-        (None, None) => ModelDir::open(&local("url", &spec.url)?, &unpack)?,
+        (None, None) => own()?,
     };
     Ok((config, files))
 }
 
-/// A path from a path or a `file:` URL.
-fn local(key: &'static str, value: &str) -> Result<PathBuf, HostError> {
-    let path = value.strip_prefix("file://").unwrap_or(value);
-    if path.is_empty() || path.contains("://") {
-        let reason = "this version serves local directories and archives: give a path";
-        return Err(HostError::Source { key, value: value.to_owned(), reason: reason.to_owned() });
-    }
-    Ok(PathBuf::from(path))
-}
+/// Shows a download as a part of loading, and ends it with that.
+struct LoadWatch<'a>(&'a Shared);
 
-/// Where `option.model_id` points: an absolute path, or one relative to the model's directory or,
-/// where there is none, to the working directory.
-fn model_id_path(id: &str, dir: Option<&Path>) -> Result<PathBuf, HostError> {
-    let key = "option.model_id";
-    let path = local(key, id)?;
-    let path = match dir {
-        Some(dir) if path.is_relative() => dir.join(path),
-        _ => path,
-    };
-    if path.exists() {
-        return Ok(path);
+impl Watch for LoadWatch<'_> {
+    fn progress(&self, stage: &str, done: u64, total: u64) {
+        self.0.lifecycle.beat();
+        self.0.lifecycle.progress(stage, done, total);
     }
-    let reason = format!(
-        "there is nothing at {}; hub ids and s3:// are not available in this version: give an \
-         absolute path, or one relative to the model's directory",
-        path.display()
-    );
-    Err(HostError::Source { key, value: id.to_owned(), reason })
+
+    fn stop(&self) -> Option<Stop> {
+        if self.0.stop.load(Ordering::Relaxed) {
+            return Some(Stop::Cancelled);
+        }
+        let is_late = self.0.lifecycle.load_is_late();
+        is_late.then(|| Stop::Late(self.0.lifecycle.load_limit()))
+    }
 }
 
 /// Loads the model with the first engine that can. An engine chosen by name is the only one.
@@ -271,8 +286,17 @@ fn load_with(
     files: &ModelDir,
     candidates: &[&FoundEngine],
 ) -> Result<LoadedModel, HostError> {
-    let options: Vec<(&str, &str)> =
-        config.options.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let local = files.path().to_string_lossy();
+    // An engine, or the code behind it, is to load what was brought here, not bring it again.
+    let is_address = |key: &str, value: &str| key == "model_id" && value.contains("://");
+    let options: Vec<(&str, &str)> = config
+        .options
+        .iter()
+        .map(|(key, value)| match is_address(key, value) {
+            true => (key.as_str(), local.as_ref()),
+            false => (key.as_str(), value.as_str()),
+        })
+        .collect();
     let n_threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let mut first_error = None;
     for (idx, found) in candidates.iter().enumerate() {
