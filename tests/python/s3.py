@@ -2,6 +2,7 @@
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 
@@ -13,8 +14,13 @@ def main(endpoint, action, bucket, key, what):
         where = {"LocationConstraint": os.environ["AWS_REGION"]}
         client.create_bucket(Bucket=bucket, CreateBucketConfiguration=where)
     if action == "many":
-        for number in range(int(what)):
-            client.put_object(Bucket=bucket, Key=f"{key}/n/{number}.txt", Body=b"%d" % number)
+        with ThreadPoolExecutor(8) as pool:
+            for number in range(int(what)):
+                path = f"{key}/n/{number}.txt"
+                pool.submit(client.put_object, Bucket=bucket, Key=path, Body=b"%d" % number)
+    elif action == "public":
+        for known in client.list_objects_v2(Bucket=bucket, Prefix=key)["Contents"]:
+            client.put_object_acl(Bucket=bucket, Key=known["Key"], ACL="public-read")
     elif action == "remove":
         client.delete_object(Bucket=bucket, Key=key)
     elif action == "text":

@@ -17,7 +17,7 @@ impl Intervals {
         let touched = self.0.get(first..after).unwrap_or_default();
         let start = touched.first().map_or(range.start, |known| known.start.min(range.start));
         let end = touched.last().map_or(range.end, |known| known.end.max(range.end));
-        self.0.splice(first..after.max(first), [start..end]);
+        self.0.splice(first..after.max(first), std::iter::once(start..end));
     }
 
     /// How many bytes are there.

@@ -16,6 +16,7 @@ mod intervals;
 mod partial;
 mod remote;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::ops::Range;
@@ -101,6 +102,8 @@ pub(crate) async fn all(
         return Ok(());
     }
     disk::check(place, &missing, limits)?;
+    let dirs: BTreeSet<PathBuf> =
+        missing.iter().filter_map(|object| Some(object.blob.parent()?.to_owned())).collect();
     counters.begin("downloading", missing.iter().map(|object| object.size).sum());
     let shared = Arc::new(Shared {
         place: place.to_owned(),
@@ -118,9 +121,17 @@ pub(crate) async fn all(
         // Leaving early drops the set, and with it ends what runs.
         match running.join_next().await {
             Some(done) => joined(&shared.place, done)?,
-            None => return Ok(()),
+            None => break,
         }
     }
+    let sync = move || dirs.iter().try_for_each(|dir| sync_dir(dir));
+    Ok(blocking(place, sync).await?)
+}
+
+/// Sees to it that the names in a directory outlast the machine's run.
+fn sync_dir(dir: &Path) -> Result<(), SourceError> {
+    let synced = fs::File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(SourceError::io(dir, "write"))
 }
 
 /// Whether the whole file is here.

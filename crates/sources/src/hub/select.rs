@@ -158,8 +158,8 @@ fn gguf(files: &[String]) -> Vec<String> {
         files.iter().filter(|name| !name.to_ascii_lowercase().contains("mmproj")).collect();
     let rank = |name: &str| {
         let folded = name.to_ascii_lowercase().replace('-', "_");
-        let is_part = |kind: &&str| folded.contains(*kind);
-        QUANTISATIONS.iter().position(|kind| is_part(&kind)).unwrap_or(QUANTISATIONS.len())
+        let is_part = |kind: &str| folded.contains(kind);
+        QUANTISATIONS.iter().position(|kind| is_part(kind)).unwrap_or(QUANTISATIONS.len())
     };
     let Some(best) = files.iter().min_by_key(|name| (rank(name), name.as_str())) else {
         return Vec::new();

@@ -193,7 +193,7 @@ struct S3Object {
 
 impl S3Object {
     async fn open(&self, range: Range<u64>) -> Result<Body, ReadError> {
-        let part = (range != (0..self.meta.size)).then(|| GetRange::Bounded(range));
+        let part = (range != (0..self.meta.size)).then_some(GetRange::Bounded(range));
         let options =
             GetOptions { if_match: self.meta.e_tag.clone(), range: part, ..GetOptions::default() };
         let got = self.bucket.store.get_opts(&self.meta.location, options).await;

@@ -123,21 +123,28 @@ impl Bucket {
         let name = &self.name;
         let refused =
             |reason: String, source| SourceError::Refused { place: place.clone(), reason, source };
+        // Of a list the library tells no kinds of errors apart, but it quotes the answer.
+        let answers = |status: &str| text.contains(&format!("status code: {status}"));
         match error {
-            Error::NotFound { .. } if text.contains("NoSuchBucket") => refused(
+            _ if text.contains("NoSuchBucket") => refused(
                 format!("there is no bucket {name}: check its name, region and account"),
                 None,
             ),
             Error::NotFound { .. } => {
                 refused("there is no such object: check bucket and key".to_owned(), None)
             }
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => refused(
-                format!(
+            _ if matches!(
+                error,
+                Error::PermissionDenied { .. } | Error::Unauthenticated { .. }
+            ) || answers("401")
+                || answers("403") =>
+            {
+                let reason = format!(
                     "access is denied: the credentials need s3:ListBucket on {name} and \
                      s3:GetObject on what is in it"
-                ),
-                source,
-            ),
+                );
+                refused(reason, source)
+            }
             // The library refuses a whole list for one key that can't be a path.
             Error::InvalidPath { source } => refused(
                 format!(

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use drivetrain_tests::{
-    CREDENTIALS, Fault, Hub, Repository, S3, Server, ServerOptions, Wire, copy_model, fixture, skip,
+    CREDENTIALS, Fault, Hub, Repository, S3, Server, ServerOptions, Wire, copy_model, skip,
 };
 
 use super::noise;
