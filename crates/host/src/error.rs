@@ -101,8 +101,15 @@ pub enum HostError {
     #[error(transparent)]
     Artifact(Arc<ArtifactError>),
     /// The model's files could not be brought to this machine.
-    #[error(transparent)]
-    Fetch(Arc<SourceError>),
+    #[error("{key}={value}: could not be brought to this machine")]
+    Fetch {
+        /// The setting that says where they are.
+        key: &'static str,
+        /// Its value, without what follows a `?`.
+        value: String,
+        /// What failed, and what to do.
+        source: Arc<SourceError>,
+    },
     /// No engine of the wanted name, or none at all.
     #[error("{message}")]
     EngineNotFound {
@@ -208,12 +215,6 @@ impl From<ConfigError> for HostError {
 impl From<ArtifactError> for HostError {
     fn from(error: ArtifactError) -> Self {
         Self::Artifact(Arc::new(error))
-    }
-}
-
-impl From<SourceError> for HostError {
-    fn from(error: SourceError) -> Self {
-        Self::Fetch(Arc::new(error))
     }
 }
 

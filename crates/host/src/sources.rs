@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use drivetrain_config::{Environment, Options, ServerConfig};
 use drivetrain_sources::{
@@ -57,7 +58,12 @@ pub(crate) fn bring(
             return Ok(path);
         }
     }
-    let source = ModelSource::parse(text)?;
+    let failed = |error| HostError::Fetch {
+        key: place.key,
+        value: text.split('?').next().unwrap_or(text).to_owned(),
+        source: Arc::new(error),
+    };
+    let source = ModelSource::parse(text).map_err(failed)?;
     if let ModelSource::Local(path) = &source {
         return match path.exists() {
             true => Ok(path.clone()),
@@ -80,7 +86,7 @@ pub(crate) fn bring(
             options.hub.token = Some(Hidden::new(token.trim()));
         }
     }
-    Ok(fetch(&source, place.revision, &options, watch)?)
+    fetch(&source, place.revision, &options, watch).map_err(failed)
 }
 
 fn options(server: &ServerConfig, env: &Environment) -> FetchOptions {

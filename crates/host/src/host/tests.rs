@@ -64,7 +64,7 @@ fn dir_of(kind: ModelKind, properties: &str) -> TempDir {
 
 fn host_of(engine: Arc<FakeEngine>) -> Host {
     let cli = ServerOverrides { sagemaker_root: "/nonexistent".into(), ..Default::default() };
-    let env = Environment::default();
+    let env = Environment::from([("SERVING_OFFLINE", "true")]);
     let (server, _) = ServerConfig::resolve(&cli, &env).unwrap();
     Host::new(Arc::new(server), env, EngineRegistry::with(engine))
 }
@@ -233,13 +233,20 @@ fn what_does_not_load_says_why() {
     check(
         decoder,
         set("option.model_id=facebook/bart-base"),
-        &["option.model_id=facebook/bart-base", "hub"],
+        &["option.model_id=facebook/bart-base", "off limits"],
     );
     check(
         decoder,
         set("option.model_id=s3://bucket/x"),
-        &["option.model_id=s3://bucket/x", "local"],
+        &["option.model_id=s3://bucket/x", "off limits"],
     );
+    check(decoder, set("option.model_id=a/b/c"), &["option.model_id=a/b/c", "is no hub id"]);
+    check(
+        decoder,
+        set("option.model_id=./none"),
+        &["option.model_id=./none", "there is nothing at"],
+    );
+    check(decoder, set("option.model_id=djl://x/y"), &["option.model_id=djl://x/y", "not served"]);
     let narrow = TokenModelInfo { vocab: 30, ..decoder };
     check(narrow, set(""), &["ids go up to 39", "30 rows"]);
     let odd = TokenModelInfo { max_batch_tokens: 0, ..decoder };
