@@ -145,12 +145,12 @@ impl Choice {
 }
 
 impl Outcome {
-    /// Tokens that have to be put into words.
+    /// Tokens that have to be put into words, or as much work of another kind.
     pub(crate) fn n_new_tokens(&self) -> usize {
         match self {
-            Self::Hidden { .. } => 0,
-            // Sorting and searching rows takes about as long as words for this many tokens.
-            Self::Logits { values, .. } => values.len() / 256,
+            // Pooling, sorting and searching take about as long as words for this many tokens.
+            Self::Hidden { values, .. } => values.len() / 1024,
+            Self::Logits { values, .. } => values.len() / 16,
             Self::Generated(choices) => choices.iter().map(|choice| choice.ids.len()).sum(),
         }
     }

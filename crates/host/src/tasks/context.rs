@@ -1,5 +1,7 @@
 //! A loaded model's task: what turns requests into work and outcomes into replies.
 
+use std::sync::Arc;
+
 use drivetrain_artifacts::EarlyStopping as Stopping;
 use drivetrain_artifacts::{DecodeSpecial, JsonFile, SpecialTokens};
 use drivetrain_engine::{EngineError, HeadKind, ModelKind, TokenModelInfo};
@@ -40,7 +42,7 @@ pub(crate) struct TaskContext {
     /// What the model's class puts before a decoder's input that it makes itself.
     pub(super) shift_start: Option<u32>,
     /// What the model's files say of its task.
-    pub(super) facts: Facts,
+    pub(super) facts: Arc<Facts>,
     /// The languages that the task's name says: `translation_en_to_de`.
     pub(super) pair: Option<(String, String)>,
 }
@@ -132,7 +134,7 @@ impl TaskContext {
             limits,
             defaults,
             shift_start,
-            facts: text.facts,
+            facts: Arc::new(text.facts),
             pair: wanted.and_then(languages),
         })
     }

@@ -1,5 +1,7 @@
 //! What a model's files say of its task: labels, languages, and how its inputs are laid out.
 
+use std::sync::Arc;
+
 use drivetrain_artifacts::{ArtifactError, JsonFile, ModelDir};
 use serde_json::{Map, Value};
 
@@ -20,7 +22,7 @@ pub(crate) struct Facts {
     pub(super) entailment: Option<u32>,
     /// What turns logits into scores where nothing else is said.
     pub(super) problem: Problem,
-    /// `function_to_apply` of the config, which counts where the number of labels says nothing.
+    /// Whether all labels are told where nothing else is said: `return_all_scores`.
     pub(super) returns_all_scores: Option<bool>,
     /// Token types that the model knows; 0 if it is told none.
     pub(super) n_token_types: u32,
@@ -33,7 +35,7 @@ pub(crate) struct Facts {
     /// What the task puts before each text: `task_specific_params`.
     pub(super) prefix: String,
     /// sentence-transformers' modules, where there are any.
-    pub(super) sentences: Option<SentenceModules>,
+    pub(super) sentences: Option<Arc<SentenceModules>>,
 }
 
 /// `problem_type` of the config.
@@ -77,7 +79,7 @@ impl Facts {
         if inputs.flatten().is_some_and(|names| !names.iter().any(|n| n == "token_type_ids")) {
             facts.n_token_types = 0;
         }
-        facts.sentences = SentenceModules::read(files)?;
+        facts.sentences = SentenceModules::read(files)?.map(Arc::new);
         Ok(facts)
     }
 

@@ -19,7 +19,9 @@ use crate::scheduler::{Outcome, Work};
 /// Most questions of one request.
 const MAX_QUESTIONS: usize = 4096;
 /// Most answers to a question.
-const MAX_ANSWERS: u32 = 10_000;
+const MAX_ANSWERS: u32 = 1000;
+/// Longest answer in tokens; longer ones that are asked for are not looked for.
+const MAX_ANSWER_LEN: u32 = 4096;
 /// What the pipeline reads of a question and its context at once, where nothing else is said.
 const USUAL_LENGTH: usize = 384;
 /// Tokens that its windows have in common, where nothing else is said.
@@ -132,7 +134,7 @@ fn asked(context: &TaskContext, params: Params<'_>) -> Result<Asked, HostError> 
     }
     Ok(Asked {
         n_answers: n_answers as usize,
-        max_answer: whole("max_answer_len", 1)?.unwrap_or(15) as usize,
+        max_answer: whole("max_answer_len", 1)?.unwrap_or(15).min(MAX_ANSWER_LEN) as usize,
         may_be_impossible: params.flag("handle_impossible_answer")?.unwrap_or(false),
         aligns: params.flag("align_to_words")?.unwrap_or(true),
         max_length,

@@ -1,6 +1,8 @@
 //! `sentence-embedding`: one vector a text, as sentence-transformers' `encode` makes it of the
 //! model's `modules.json`; of a model without one, the mean of its tokens' states, of length 1.
 
+use std::sync::Arc;
+
 use drivetrain_artifacts::SpecialTokens;
 use drivetrain_engine::{EngineError, ModelKind, Wanted};
 use serde_json::Value;
@@ -29,7 +31,8 @@ pub(super) fn prepare(
     request: &TaskRequest,
     params: Params<'_>,
 ) -> Result<(Vec<Work>, Prepared), HostError> {
-    let modules = context.facts.sentences.clone().unwrap_or_else(SentenceModules::plain);
+    let modules = context.facts.sentences.clone();
+    let modules = modules.unwrap_or_else(|| Arc::new(SentenceModules::plain()));
     let asked = asked(context, &modules, params)?;
     let mut budget =
         Budget::new(if asked.wanted == Wanted::Hidden { context.limits().info.dim } else { 0 });
@@ -50,11 +53,9 @@ pub(super) fn prepare(
             let Outcome::Hidden { values, .. } = outcome else {
                 return Err(EngineError::internal("an embedding ended in no states").into());
             };
-            // A row that the engine has pooled is a text of one token to what follows.
-            let mut values = if asked.wanted == Wanted::Hidden {
-                modules.embed(&values, dim, asked.n_prompt)
-            } else {
-                after_pooling(&modules).embed(&values, dim, 0)
+            let mut values = match asked.wanted {
+                Wanted::Hidden => modules.embed(&values, dim, asked.n_prompt),
+                _ => modules.after_pooling(values),
             };
             if let Some(n) = asked.n_columns {
                 values.truncate(n);
@@ -67,11 +68,6 @@ pub(super) fn prepare(
         Ok(TaskReply::Embeddings(embeddings))
     };
     Ok((works, Prepared::finished_by(finish)))
-}
-
-/// What follows the pooling that the engine does.
-fn after_pooling(modules: &SentenceModules) -> SentenceModules {
-    SentenceModules { modes: vec![Pooling::First], includes_prompt: true, ..modules.clone() }
 }
 
 fn asked(

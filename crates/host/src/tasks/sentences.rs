@@ -227,6 +227,11 @@ impl SentenceModules {
         for mode in &self.modes {
             vector.extend(mode.pool(own, dim, skipped));
         }
+        self.after_pooling(vector)
+    }
+
+    /// What is done to a row that the tokens' states made.
+    pub(super) fn after_pooling(&self, mut vector: Vec<f32>) -> Vec<f32> {
         for step in &self.steps {
             match step {
                 Step::Dense(dense) => vector = dense.forward(&vector),

@@ -2,6 +2,8 @@
 //!
 //! Source: transformers 4.57, `pipelines/text_classification.py`.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::classify::{Count, How, argmax, check_finite, logits, sigmoid, softmax};
@@ -11,8 +13,7 @@ use super::input::pair_of;
 use super::{TaskReply, TaskRequest};
 use crate::HostError;
 use crate::logits::Params;
-use crate::scheduler::Outcome;
-use crate::scheduler::Work;
+use crate::scheduler::{Outcome, Work};
 
 /// What makes scores of logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +98,7 @@ pub(super) fn prepare(
         budget.take(idx, input.ids.len())?;
         works.push(context.judge(&place, input)?);
     }
-    let facts = context.facts.clone();
+    let facts = Arc::clone(&context.facts);
     let finish = move |outcomes: Vec<Outcome>| {
         let mut all = Vec::with_capacity(outcomes.len());
         for (idx, outcome) in outcomes.into_iter().enumerate() {

@@ -84,7 +84,6 @@ pub(super) fn prepare(
         }
         reads.push(read);
     }
-    let facts = context.facts.clone();
     let finish = move |context: &TaskContext, outcomes: Vec<Outcome>| {
         let mut outcomes = outcomes.into_iter();
         let mut all = Vec::with_capacity(reads.len());
@@ -97,7 +96,13 @@ pub(super) fn prepare(
                 let width = values.len() / n_rows.max(1);
                 let text = context.text.as_ref();
                 let tokens = read.scored(text, window, &values, width);
-                found.extend(entities(text, &facts, tokens, asked.strategy, &asked.ignored)?);
+                found.extend(entities(
+                    text,
+                    &context.facts,
+                    tokens,
+                    asked.strategy,
+                    &asked.ignored,
+                )?);
             }
             if read.windows.len() > 1 {
                 found = without_overlaps(found);
