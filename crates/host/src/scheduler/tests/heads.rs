@@ -1,6 +1,6 @@
 //! Inputs that a task's head judges, in chunks and in company.
 
-use drivetrain_engine::{ModelKind, Wanted};
+use drivetrain_engine::{HeadKind, ModelKind, TokenModelInfo, Wanted};
 
 use super::*;
 
@@ -14,7 +14,9 @@ fn rows_of_logits_are_all_there_however_they_are_cut() {
     let text: Vec<u32> = (1..40).map(|n| 1 + n * 7 % 30).collect();
     for kind in [ModelKind::Decoder, ModelKind::Encoder, ModelKind::EncoderDecoder] {
         for step_tokens in [1, 5, 64] {
-            let mut bench = Bench::new(info(kind), step_tokens);
+            let head = HeadKind::TokenClassification;
+            let info = TokenModelInfo { head, n_logits: VOCAB, ..info(kind) };
+            let mut bench = Bench::new(info, step_tokens);
             let mut works = vec![
                 judged(&text, Wanted::AllLogits, None),
                 judged(&text, Wanted::AllLogits, Some(&[0, 4, 38])),
