@@ -48,12 +48,12 @@ pub(crate) fn bring(
     watch: &dyn Watch,
 ) -> Result<PathBuf, HostError> {
     let text = place.text;
+    let beside = |path: &Path| match place.beside {
+        Some(dir) if path.is_relative() => dir.join(path),
+        _ => path.to_owned(),
+    };
     if !text.contains("://") && !text.starts_with("file:") {
-        let path = Path::new(text);
-        let path = match place.beside {
-            Some(dir) if path.is_relative() => dir.join(path),
-            _ => path.to_owned(),
-        };
+        let path = beside(Path::new(text));
         if place.names == Names::Paths || path.exists() {
             return Ok(path);
         }
@@ -65,8 +65,9 @@ pub(crate) fn bring(
     };
     let source = ModelSource::parse(text).map_err(failed)?;
     if let ModelSource::Local(path) = &source {
+        let path = beside(path);
         return match path.exists() {
-            true => Ok(path.clone()),
+            true => Ok(path),
             false => Err(HostError::Source {
                 key: place.key,
                 value: text.to_owned(),
