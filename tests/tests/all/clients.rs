@@ -25,22 +25,15 @@ fn chat_model(python: &Path, cache: &Path) -> Result<PathBuf, String> {
 
 /// The GGUF file of a model of `fetch_gguf.py`, or why it can't be had.
 pub(crate) fn cached_model(name: &str) -> Result<PathBuf, String> {
-    let cache = cache().ok_or("there is no home folder for a cache")?;
+    let cache = cache()?;
     let folder = cache.join(format!("{name}-gguf"));
     let script = scripts().join("fetch_gguf.py");
-    let status = Command::new(python(&cache)?).arg(script).arg(name).arg(&folder).status();
+    let status = Command::new(python()?).arg(script).arg(name).arg(&folder).status();
     match status.map_err(|error| format!("python: {error}"))?.code() {
         Some(0) => Ok(folder.join("model.gguf")),
         Some(NOT_TO_BE_HAD) => Err(format!("{name} can't be downloaded")),
         code => panic!("fetch_gguf.py: {code:?}"),
     }
-}
-
-/// Says that a test is skipped, unless everything has to run.
-pub(crate) fn skip(test: &str, why: &str) {
-    let must_run = std::env::var_os("DRIVETRAIN_TEST_ALL").is_some();
-    assert!(!must_run, "{test} can't be run: {why}");
-    eprintln!("skipped: {test}: {why}");
 }
 
 /// Both, or why not.

@@ -4,10 +4,10 @@
 //! They are put into the tests' cache once; `clients.rs` says where that is and when a test that
 //! can't have its model is skipped.
 
-use drivetrain_tests::Server;
+use drivetrain_tests::{Server, skip};
 use serde_json::{Value, json};
 
-use crate::clients::{cached_model, skip};
+use crate::clients::cached_model;
 
 /// A prompt, its tokens, the new tokens, and the log-probabilities of the first of these.
 struct Case {
