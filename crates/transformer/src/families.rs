@@ -3,7 +3,6 @@
 mod bart;
 mod bert;
 mod bloom;
-mod common;
 mod deberta_v2;
 mod distilbert;
 mod falcon;
@@ -25,6 +24,7 @@ mod qwen3;
 mod reader;
 mod roberta;
 mod rope;
+mod shapes;
 mod t5;
 
 use drivetrain_artifacts::{JsonFile, ModelConfig};

@@ -35,10 +35,9 @@ impl Engine for Example {
     fn load(&self, request: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {
         let smoothing = request.options.parse::<NonZeroU32>("smoothing", "1 or more")?;
         let path = request.model_dir.join("corpus.txt");
-        let corpus = std::fs::read(&path).map_err(|error| {
-            let message = format!("{}: can't be read", path.display());
-            EngineError::wrap(ErrorKind::BadInput, message, &error)
-        })?;
+        let unreadable = format!("{}: can't be read", path.display());
+        let corpus = std::fs::read(&path)
+            .map_err(|error| EngineError::wrap(ErrorKind::BadInput, unreadable, &error))?;
         let mut table = vec![smoothing.map_or(1, NonZeroU32::get) as f32; VOCAB * VOCAB];
         for (done, pair) in corpus.windows(2).enumerate() {
             table[usize::from(pair[0]) * VOCAB + usize::from(pair[1])] += 1.0;
@@ -117,7 +116,7 @@ impl TokenModel for Bigram {
         }
         fits(self.sequences.len() + 1)?;
         let mut copy = empty();
-        copy.extend_from_slice(&self.known(from, len)?[..len as usize]);
+        copy.extend(&self.known(from, len)?[..len as usize]);
         self.sequences.insert(to, copy);
         Ok(())
     }
@@ -173,7 +172,7 @@ impl Bigram {
     fn known(&mut self, sequence: SeqId, len: u32) -> Result<&mut Vec<TokenId>, EngineError> {
         let tokens = self.sequences.get_mut(&sequence);
         tokens.filter(|tokens| tokens.len() >= len as usize).ok_or_else(|| {
-            let SeqId(id) = sequence;
+            let id = sequence.0;
             EngineError::bad_input(format!("sequence {id}: unknown, or shorter than {len} tokens"))
         })
     }

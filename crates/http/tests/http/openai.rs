@@ -187,7 +187,11 @@ async fn embeddings_are_vectors_of_length_one() {
     let (generating, _) = self::served();
     let answer = ask(&generating, "/v1/embeddings", &json!({"input": "a"})).await;
     assert_eq!(answer.status, 400);
-    assert!(answer.body.contains("option.task=feature-extraction"), "{}", answer.body);
+    assert!(
+        answer.body.contains("option.task=sentence-embedding or feature-extraction"),
+        "{}",
+        answer.body
+    );
     let answer = ask(&served, "/v1/completions", &json!({"prompt": "a"})).await;
     assert_eq!(answer.status, 400);
     assert!(answer.body.contains("ask /v1/embeddings"), "{}", answer.body);

@@ -2,8 +2,8 @@
 //! arXiv:2001.08210), Marian (Junczys-Dowmunt et al. 2018, arXiv:1804.00344) and Pegasus (Zhang et
 //! al. 2019, arXiv:1912.08777); transformers 5.24, `models/bart`, `mbart`, `marian`, `pegasus`.
 
-use super::common;
 use super::reader::Reader;
+use super::shapes;
 use super::{Family, Form, ModuleNames, Place, names};
 use crate::activation::Activation;
 use crate::architecture::{
@@ -215,14 +215,14 @@ fn stack(
             feed_forward: "encoder_ffn_dim",
         }
     };
-    let heads = common::whole_heads(config, ("d_model", dim), (keys.heads, 16))?;
+    let heads = shapes::whole_heads(config, ("d_model", dim), (keys.heads, 16))?;
     let max_positions = config.rows("max_position_embeddings", 1024)?;
     let attention =
         |causal| Attention { bias: AttentionBias::all(true), ..Attention::new(heads, causal) };
     let norm = Norm::layer(NORM_EPS);
     let norms = if kin.pre_norm { Norms::pre(norm) } else { Norms::post(norm) };
     let activation = config.activation("activation_function", Activation::Gelu)?;
-    let feed_forward = common::plain(config.size(keys.feed_forward, 4096)?, activation, true);
+    let feed_forward = shapes::plain(config.size(keys.feed_forward, 4096)?, activation, true);
     let mut layer = Layer::new(attention(decoder), feed_forward, norms);
     if decoder {
         layer.cross_attention = Some(attention(false));

@@ -1,7 +1,7 @@
 //! BERT (Devlin et al. 2018, arXiv:1810.04805); transformers 5.24, `models/bert`.
 
-use super::common::{self, Bidirectional, KEYS};
 use super::reader::Reader;
+use super::shapes::{self, Bidirectional, KEYS};
 use super::{Family, ModuleNames, names};
 use crate::architecture::{Architecture, Pooler};
 use crate::embedding::EmbeddedPositions;
@@ -57,6 +57,6 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
         n_token_types: config.rows("type_vocab_size", 2)?,
         eps: config.eps("layer_norm_eps", 1e-12)?,
     };
-    let stack = common::bert_stack(config, &sizes)?;
-    Ok(common::encoder_model(config.family, dim, stack, Some(Pooler { width: dim }), KEYS))
+    let stack = shapes::bert_stack(config, &sizes)?;
+    Ok(shapes::encoder_model(config.family, dim, stack, Some(Pooler { width: dim }), KEYS))
 }

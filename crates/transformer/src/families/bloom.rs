@@ -1,7 +1,7 @@
 //! BLOOM (Le Scao et al. 2022, arXiv:2211.05100); transformers 5.24, `models/bloom`.
 
-use super::common::{self, KEYS, UNBOUNDED};
 use super::reader::Reader;
+use super::shapes::{self, KEYS, UNBOUNDED};
 use super::{Family, Form, FusedPart, ModuleNames, Place, names};
 use crate::activation::Activation;
 use crate::architecture::{Architecture, Layer, LmHead, Residual, Stack, StackKeys};
@@ -62,12 +62,12 @@ static MODULES: [ModuleNames; 7] = names! {
 
 fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     let dim = config.size("hidden_size", 64)?;
-    let heads = common::whole_heads(config, ("hidden_size", dim), ("n_head", 8))?;
+    let heads = shapes::whole_heads(config, ("hidden_size", dim), ("n_head", 8))?;
     let norm = Norm::layer(config.eps("layer_norm_epsilon", 1e-5)?);
     let mut attention = Attention::new(heads, true);
     attention.bias = AttentionBias::all(true);
     attention.positions = AttentionPositions::Alibi(Alibi { rounded: false, scale: 1.0 });
-    let feed_forward = common::plain(4 * dim, Activation::GeluTanh, true);
+    let feed_forward = shapes::plain(4 * dim, Activation::GeluTanh, true);
     let mut layer = Layer::new(attention, feed_forward, Norms::pre(norm));
     if config.flag("apply_residual_connection_post_layernorm", false)? {
         layer.residual = Residual::SequentialFromNorm;
@@ -87,5 +87,5 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     stack.final_norm = Some(norm);
     let tied = config.flag("tie_word_embeddings", true)?;
     let head = LmHead::new(tied, config.has_lm_class());
-    Ok(common::decoder_model(config.family, dim, stack, head, KEYS))
+    Ok(shapes::decoder_model(config.family, dim, stack, head, KEYS))
 }

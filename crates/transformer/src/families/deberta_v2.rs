@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::common::{self, Bidirectional, KEYS};
 use super::reader::Reader;
+use super::shapes::{self, Bidirectional, KEYS};
 use super::{Family, ModuleNames, names};
 use crate::architecture::{Architecture, RelativeTable};
 use crate::attention::AttentionPositions;
@@ -77,7 +77,7 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
         n_token_types,
         eps: config.eps("layer_norm_eps", 1e-7)?,
     };
-    let mut stack = common::bert_stack(config, &sizes)?;
+    let mut stack = shapes::bert_stack(config, &sizes)?;
     if config.flag("relative_attention", false)? {
         let disentangled = disentangled(config, n_rows)?;
         let factor = 1
@@ -94,7 +94,7 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
             norm: normed.then(|| Norm::layer(sizes.eps)),
         });
     }
-    Ok(common::encoder_model(config.family, dim, stack, None, KEYS))
+    Ok(shapes::encoder_model(config.family, dim, stack, None, KEYS))
 }
 
 fn disentangled(config: &Reader<'_>, max_positions: u32) -> Result<Disentangled, TransformerError> {

@@ -1,7 +1,7 @@
 //! DistilBERT (Sanh et al. 2019, arXiv:1910.01108); transformers 5.24, `models/distilbert`.
 
-use super::common;
 use super::reader::Reader;
+use super::shapes;
 use super::{Family, ModuleNames, names};
 use crate::activation::Activation;
 use crate::architecture::{Architecture, ConfigKeys, Layer, Stack, StackKeys};
@@ -42,13 +42,13 @@ static MODULES: [ModuleNames; 11] = names! {
 
 fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     let dim = config.size("dim", 768)?;
-    let heads = common::whole_heads(config, ("dim", dim), ("n_heads", 12))?;
+    let heads = shapes::whole_heads(config, ("dim", dim), ("n_heads", 12))?;
     let max_positions = config.rows("max_position_embeddings", 512)?;
     let norm = Norm::layer(NORM_EPS);
     let mut attention = Attention::new(heads, false);
     attention.bias = AttentionBias::all(true);
     let activation = config.activation("activation", Activation::Gelu)?;
-    let feed_forward = common::plain(config.size("hidden_dim", 3072)?, activation, true);
+    let feed_forward = shapes::plain(config.size("hidden_dim", 3072)?, activation, true);
     let layer = Layer::new(attention, feed_forward, Norms::post(norm));
     let layers = vec![layer; config.layers("n_layers", 6)? as usize];
     let embedding = Embedding {
@@ -64,5 +64,5 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     };
     let stack = Stack::new("encoder", embedding, layers, max_positions, stack_keys);
     let keys = ConfigKeys { vocab: "vocab_size", dim: "dim", positions: "max_position_embeddings" };
-    Ok(common::encoder_model(config.family, dim, stack, None, keys))
+    Ok(shapes::encoder_model(config.family, dim, stack, None, keys))
 }

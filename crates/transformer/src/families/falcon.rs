@@ -1,8 +1,8 @@
 //! Falcon (Almazrouei et al. 2023, arXiv:2311.16867); transformers 5.24, `models/falcon`.
 
-use super::common::{self, KEYS, STACK_KEYS, UNBOUNDED};
 use super::reader::Reader;
 use super::rope::{self, Defaults};
+use super::shapes::{self, KEYS, STACK_KEYS, UNBOUNDED};
 use super::{Family, ModuleNames, Place, bloom, names};
 use crate::activation::Activation;
 use crate::architecture::{Architecture, Layer, LmHead, Residual, Stack, StackKeys};
@@ -64,7 +64,7 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     };
     let width = config.opt_size("ffn_hidden_size")?.unwrap_or(4 * dim);
     let activation = config.activation("activation", Activation::Gelu)?;
-    let feed_forward = common::plain(width, activation, has_bias);
+    let feed_forward = shapes::plain(width, activation, has_bias);
     let mut layer = Layer::new(attention, feed_forward, Norms::pre(norm));
     if new || config.flag("parallel_attn", true)? {
         let n_norms = config.json.opt_u32("num_ln_in_parallel_attn")?;
@@ -86,13 +86,13 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     stack.final_norm = Some(norm);
     let tied = config.flag("tie_word_embeddings", true)?;
     let head = LmHead::new(tied, config.has_lm_class());
-    Ok(common::decoder_model(config.family, dim, stack, head, KEYS))
+    Ok(shapes::decoder_model(config.family, dim, stack, head, KEYS))
 }
 
 /// Groups of heads that share keys and values in the new architecture; in the old one all heads
 /// share one, or each has its own.
 fn heads(config: &Reader<'_>, dim: u32, new: bool) -> Result<Heads, TransformerError> {
-    let mut heads = common::whole_heads(config, ("hidden_size", dim), ("num_attention_heads", 71))?;
+    let mut heads = shapes::whole_heads(config, ("hidden_size", dim), ("num_attention_heads", 71))?;
     if new {
         heads.n_kv = config.opt_size("num_kv_heads")?.unwrap_or(heads.n);
         if !heads.n.is_multiple_of(heads.n_kv) {

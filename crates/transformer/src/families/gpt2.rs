@@ -1,7 +1,7 @@
 //! GPT-2 (Radford et al. 2019); transformers 5.24, `models/gpt2`.
 
-use super::common;
 use super::reader::Reader;
+use super::shapes;
 use super::{Family, Form, FusedPart, ModuleNames, Place, names};
 use crate::activation::Activation;
 use crate::architecture::{Architecture, ConfigKeys, Layer, LmHead, Stack, StackKeys};
@@ -82,7 +82,7 @@ pub(super) const STACK_KEYS: StackKeys =
 fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     config.refuse_set("add_cross_attention")?;
     let dim = config.size("n_embd", 768)?;
-    let heads = common::whole_heads(config, ("n_embd", dim), ("n_head", 12))?;
+    let heads = shapes::whole_heads(config, ("n_embd", dim), ("n_head", 12))?;
     let max_positions = config.rows("n_positions", 1024)?;
     let norm = Norm::layer(config.eps("layer_norm_epsilon", 1e-5)?);
     let mut attention = Attention::new(heads, true);
@@ -92,7 +92,7 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     }
     let width = config.opt_size("n_inner")?.unwrap_or(4 * dim);
     let activation = config.activation("activation_function", Activation::GeluTanh)?;
-    let feed_forward = common::plain(width, activation, true);
+    let feed_forward = shapes::plain(width, activation, true);
     let layer = Layer::new(attention, feed_forward, Norms::pre(norm));
     let mut layers = vec![layer; config.layers("n_layer", 12)? as usize];
     if config.flag("scale_attn_by_inverse_layer_idx", false)? {
@@ -108,5 +108,5 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     stack.final_norm = Some(norm);
     let tied = config.flag("tie_word_embeddings", true)?;
     let head = LmHead::new(tied, config.has_lm_class());
-    Ok(common::decoder_model(config.family, dim, stack, head, KEYS))
+    Ok(shapes::decoder_model(config.family, dim, stack, head, KEYS))
 }

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::common::{self, KEYS};
 use super::reader::Reader;
+use super::shapes::{self, KEYS};
 use super::{Family, ModuleNames, gpt2, names};
 use crate::activation::Activation;
 use crate::architecture::{Architecture, Layer, LmHead, Stack, StackKeys};
@@ -36,7 +36,7 @@ static MODULES: [ModuleNames; 10] = names! {
 
 fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     let dim = config.size("hidden_size", 2048)?;
-    let heads = common::whole_heads(config, ("hidden_size", dim), ("num_heads", 16))?;
+    let heads = shapes::whole_heads(config, ("hidden_size", dim), ("num_heads", 16))?;
     let max_positions = config.rows("max_position_embeddings", 2048)?;
     let norm = Norm::layer(config.eps("layer_norm_epsilon", 1e-5)?);
     let mut attention = Attention::new(heads, true);
@@ -44,7 +44,7 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     attention.bias = AttentionBias { o: true, ..AttentionBias::default() };
     let width = config.opt_size("intermediate_size")?.unwrap_or(4 * dim);
     let activation = config.activation("activation_function", Activation::GeluTanh)?;
-    let feed_forward = common::plain(width, activation, true);
+    let feed_forward = shapes::plain(width, activation, true);
     let window = config.rows("window_size", 256)?;
     let layer = Layer::new(attention, feed_forward, Norms::pre(norm));
     let n_layers = config.layers("num_layers", 24)?;
@@ -67,7 +67,7 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     stack.final_norm = Some(norm);
     let tied = config.flag("tie_word_embeddings", true)?;
     let head = LmHead::new(tied, config.has_lm_class());
-    Ok(common::decoder_model(config.family, dim, stack, head, KEYS))
+    Ok(shapes::decoder_model(config.family, dim, stack, head, KEYS))
 }
 
 /// Which of `n_layers` see a window only: `attention_types` is a list of kinds and how often they

@@ -1,9 +1,9 @@
 //! GPT-NeoX and Pythia (Black et al. 2022, arXiv:2204.06745); transformers 5.24,
 //! `models/gpt_neox`.
 
-use super::common::{self, KEYS, STACK_KEYS};
 use super::reader::Reader;
 use super::rope::{self, Defaults};
+use super::shapes::{self, KEYS, STACK_KEYS};
 use super::{Family, Form, FusedPart, ModuleNames, Place, names};
 use crate::activation::Activation;
 use crate::architecture::{Architecture, Layer, LmHead, Residual, Stack};
@@ -61,7 +61,7 @@ static MODULES: [ModuleNames; 6] = names! {
 
 fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     let dim = config.size("hidden_size", 6144)?;
-    let heads = common::whole_heads(config, ("hidden_size", dim), ("num_attention_heads", 64))?;
+    let heads = shapes::whole_heads(config, ("hidden_size", dim), ("num_attention_heads", 64))?;
     let defaults = Defaults {
         theta_key: "rotary_emb_base",
         partial: Some(0.25),
@@ -74,7 +74,7 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     attention.bias = AttentionBias::all(config.flag("attention_bias", true)?);
     attention.positions = AttentionPositions::Rotary(rope.rotary);
     let activation = config.activation("hidden_act", Activation::Gelu)?;
-    let feed_forward = common::plain(config.size("intermediate_size", 24_576)?, activation, true);
+    let feed_forward = shapes::plain(config.size("intermediate_size", 24_576)?, activation, true);
     let mut layer = Layer::new(attention, feed_forward, Norms::pre(norm));
     if config.flag("use_parallel_residual", true)? {
         layer.residual = Residual::Parallel { shared_norm: false };
@@ -85,5 +85,5 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     stack.final_norm = Some(norm);
     let tied = config.flag("tie_word_embeddings", false)?;
     let head = LmHead::new(tied, config.has_lm_class());
-    Ok(common::decoder_model(config.family, dim, stack, head, KEYS))
+    Ok(shapes::decoder_model(config.family, dim, stack, head, KEYS))
 }

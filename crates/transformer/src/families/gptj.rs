@@ -1,7 +1,7 @@
 //! GPT-J (Wang & Komatsuzaki 2021); transformers 5.24, `models/gptj`.
 
 use super::reader::Reader;
-use super::{Family, ModuleNames, common, gpt2, names};
+use super::{Family, ModuleNames, gpt2, names, shapes};
 use crate::activation::Activation;
 use crate::architecture::{Architecture, HeadBias, Layer, LmHead, Residual, Stack};
 use crate::attention::{Attention, AttentionPositions};
@@ -32,7 +32,7 @@ static MODULES: [ModuleNames; 8] = names! {
 
 fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     let dim = config.size("n_embd", 4096)?;
-    let heads = common::whole_heads(config, ("n_embd", dim), ("n_head", 16))?;
+    let heads = shapes::whole_heads(config, ("n_embd", dim), ("n_head", 16))?;
     let max_positions = config.rows("n_positions", 2048)?;
     let norm = Norm::layer(config.eps("layer_norm_epsilon", 1e-5)?);
     let rotated = match config.opt_size("rotary_dim")? {
@@ -56,7 +56,7 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     let layer = Layer {
         feed_forward_norms: Norms::default(),
         residual: Residual::Parallel { shared_norm: true },
-        ..Layer::new(attention, common::plain(width, activation, true), Norms::pre(norm))
+        ..Layer::new(attention, shapes::plain(width, activation, true), Norms::pre(norm))
     };
     let layers = vec![layer; config.layers("n_layer", 28)? as usize];
     let embedding = Embedding::tokens(config.rows("vocab_size", 50_400)?, dim);
@@ -64,5 +64,5 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     stack.final_norm = Some(norm);
     let tied = config.flag("tie_word_embeddings", false)?;
     let head = LmHead { bias: HeadBias::Required, ..LmHead::new(tied, config.has_lm_class()) };
-    Ok(common::decoder_model(config.family, dim, stack, head, gpt2::KEYS))
+    Ok(shapes::decoder_model(config.family, dim, stack, head, gpt2::KEYS))
 }

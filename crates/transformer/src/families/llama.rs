@@ -1,9 +1,9 @@
 //! LLaMA 1 to 3 (Touvron et al. 2023, arXiv:2302.13971), and what its kin share with it;
 //! transformers 5.24, `models/llama`.
 
-use super::common::{self, KEYS, STACK_KEYS};
 use super::reader::Reader;
 use super::rope::{self, Defaults};
+use super::shapes::{self, KEYS, STACK_KEYS};
 use super::{Family, ModuleNames, Place, names};
 use crate::activation::Activation;
 use crate::architecture::{Architecture, Layer, LmHead, Stack, StackKeys};
@@ -150,7 +150,7 @@ pub(super) fn describe_kin(
     stack.final_norm = Some(norm);
     let tied = config.flag("tie_word_embeddings", kin.tied)?;
     let head = LmHead::new(tied, config.has_lm_class());
-    Ok(common::decoder_model(config.family, dim, stack, head, KEYS))
+    Ok(shapes::decoder_model(config.family, dim, stack, head, KEYS))
 }
 
 fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {

@@ -1,7 +1,7 @@
 //! MPNet (Song et al. 2020, arXiv:2004.09297); transformers 5.24, `models/mpnet`.
 
-use super::common::{self, Bidirectional, KEYS};
 use super::reader::Reader;
+use super::shapes::{self, Bidirectional, KEYS};
 use super::{Family, ModuleNames, names, roberta};
 use crate::architecture::{Architecture, Pooler};
 use crate::attention::AttentionPositions;
@@ -47,7 +47,7 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
         n_token_types: 0,
         eps: config.eps("layer_norm_eps", 1e-12)?,
     };
-    let mut stack = common::bert_stack(config, &sizes)?;
+    let mut stack = shapes::bert_stack(config, &sizes)?;
     // The reference makes its buckets for a table of 32 rows, whatever the config says.
     let n_buckets = config.rows("relative_attention_num_buckets", 32)?;
     if n_buckets != 32 {
@@ -60,5 +60,5 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
             bidirectional: true,
         });
     }
-    Ok(common::encoder_model(config.family, dim, stack, Some(Pooler { width: dim }), KEYS))
+    Ok(shapes::encoder_model(config.family, dim, stack, Some(Pooler { width: dim }), KEYS))
 }

@@ -1,7 +1,7 @@
 //! OPT (Zhang et al. 2022, arXiv:2205.01068) and Galactica; transformers 5.24, `models/opt`.
 
-use super::common::{self, KEYS, STACK_KEYS};
 use super::reader::Reader;
+use super::shapes::{self, KEYS, STACK_KEYS};
 use super::{Family, ModuleNames, Place, names};
 use crate::activation::Activation;
 use crate::architecture::{Architecture, Layer, LmHead, Stack, StackKeys};
@@ -50,7 +50,7 @@ static MODULES: [ModuleNames; 14] = names! {
 
 fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     let dim = config.size("hidden_size", 768)?;
-    let heads = common::whole_heads(config, ("hidden_size", dim), ("num_attention_heads", 12))?;
+    let heads = shapes::whole_heads(config, ("hidden_size", dim), ("num_attention_heads", 12))?;
     let max_positions = config.rows("max_position_embeddings", 2048)?;
     let affine = config.flag("layer_norm_elementwise_affine", true)?;
     let norm = Norm { weight: affine, bias: affine, ..Norm::layer(NORM_EPS) };
@@ -60,7 +60,7 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     let mut attention = Attention::new(heads, true);
     attention.bias = AttentionBias::all(has_bias);
     let activation = config.activation("activation_function", Activation::Relu)?;
-    let feed_forward = common::plain(config.size("ffn_dim", 3072)?, activation, has_bias);
+    let feed_forward = shapes::plain(config.size("ffn_dim", 3072)?, activation, has_bias);
     let norms = if before { Norms::pre(norm) } else { Norms::post(norm) };
     let layer = Layer::new(attention, feed_forward, norms);
     let layers = vec![layer; config.layers("num_hidden_layers", 12)? as usize];
@@ -81,5 +81,5 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     stack.output_projection = (width != dim).then_some(width);
     let tied = config.flag("tie_word_embeddings", true)?;
     let head = LmHead::new(tied, config.has_lm_class());
-    Ok(common::decoder_model(config.family, dim, stack, head, KEYS))
+    Ok(shapes::decoder_model(config.family, dim, stack, head, KEYS))
 }

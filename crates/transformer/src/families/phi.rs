@@ -1,9 +1,9 @@
 //! Phi 1, 1.5 and 2 (Li et al. 2023, arXiv:2309.05463); transformers 5.24, `models/phi`.
 
-use super::common::{self, KEYS};
 use super::llama::{self, Kin, LLAMA};
 use super::reader::Reader;
 use super::rope::{self, Defaults};
+use super::shapes::{self, KEYS};
 use super::{Family, ModuleNames, names};
 use crate::activation::Activation;
 use crate::architecture::{Architecture, HeadBias, Layer, LmHead, Residual, Stack};
@@ -44,7 +44,7 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     attention.positions = AttentionPositions::Rotary(rope.rotary);
     attention.qk_norm = config.flag("qk_layernorm", false)?.then_some(norm);
     let activation = config.activation("hidden_act", Activation::GeluTanh)?;
-    let feed_forward = common::plain(config.size("intermediate_size", 8192)?, activation, true);
+    let feed_forward = shapes::plain(config.size("intermediate_size", 8192)?, activation, true);
     let layer = Layer {
         feed_forward_norms: Norms::default(),
         residual: Residual::Parallel { shared_norm: true },
@@ -56,5 +56,5 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     stack.final_norm = Some(norm);
     let tied = config.flag("tie_word_embeddings", false)?;
     let head = LmHead { bias: HeadBias::Required, ..LmHead::new(tied, config.has_lm_class()) };
-    Ok(common::decoder_model(config.family, dim, stack, head, KEYS))
+    Ok(shapes::decoder_model(config.family, dim, stack, head, KEYS))
 }

@@ -1,8 +1,8 @@
 //! RoBERTa (Liu et al. 2019, arXiv:1907.11692), XLM-RoBERTa and CamemBERT; transformers 5.24,
 //! `models/roberta`.
 
-use super::common::{self, Bidirectional, KEYS};
 use super::reader::Reader;
+use super::shapes::{self, Bidirectional, KEYS};
 use super::{Family, bert};
 use crate::architecture::{Architecture, Pooler};
 use crate::embedding::EmbeddedPositions;
@@ -29,8 +29,8 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
         n_token_types: config.rows("type_vocab_size", 2)?,
         eps: config.eps("layer_norm_eps", 1e-12)?,
     };
-    let stack = common::bert_stack(config, &sizes)?;
-    Ok(common::encoder_model(config.family, dim, stack, Some(Pooler { width: dim }), KEYS))
+    let stack = shapes::bert_stack(config, &sizes)?;
+    Ok(shapes::encoder_model(config.family, dim, stack, Some(Pooler { width: dim }), KEYS))
 }
 
 /// Positions that begin behind the row of the padding token, and how many there are.

@@ -2,8 +2,8 @@
 //! (Xue et al. 2020, arXiv:2010.11934) and UMT5 (Chung et al. 2023, arXiv:2304.09151); transformers
 //! 5.24, `models/t5`, `mt5`, `umt5`.
 
-use super::common::{self, UNBOUNDED};
 use super::reader::Reader;
+use super::shapes::{self, UNBOUNDED};
 use super::{Family, ModuleNames, Place, names};
 use crate::activation::Activation;
 use crate::architecture::{
@@ -124,7 +124,7 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     let dim = config.size("d_model", 512)?;
     let encoder = stack(config, &defaults, dim, "encoder")?;
     if config.config.architectures.iter().any(|class| class.ends_with("EncoderModel")) {
-        return Ok(common::encoder_model(config.family, dim, encoder, None, KEYS));
+        return Ok(shapes::encoder_model(config.family, dim, encoder, None, KEYS));
     }
     let untied = config.json.opt_bool("tie_word_embeddings")? == Some(false);
     // Transformers 5 writes down what it once concluded from untied embeddings.

@@ -93,7 +93,7 @@ impl Files {
             write(&to, "tokenizer.json", &word_tokenizer(n_words).to_string());
             write(&to, "generation_config.json", &defaults.unwrap().to_string());
         }
-        Self { dir, is_answering: config["model_type"] == "bart" }
+        Self { dir, is_answering: config["is_encoder_decoder"] == true }
     }
 
     fn path(&self) -> PathBuf {
