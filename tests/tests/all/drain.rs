@@ -41,7 +41,7 @@ fn ask(server: &Server, n_tokens: u32) -> thread::JoinHandle<anyhow::Result<Repl
 fn a_generation_in_hand_is_finished() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&endless(&dir)).unwrap();
-    let asking = ask(&server, 1500);
+    let asking = ask(&server, 6000);
     assert!(!asking.is_finished(), "the generation is long enough to be in hand");
     server.terminate().unwrap();
     let port = server.port();

@@ -15,6 +15,7 @@ mod generation;
 mod gguf;
 mod heads;
 mod layers;
+mod minilm;
 mod refusals;
 mod sources;
 mod tasks;
