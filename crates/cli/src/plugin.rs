@@ -54,6 +54,7 @@ fn model_for(library: &EngineLibrary) -> Option<PathBuf> {
         let request = LoadRequest {
             model_name: "check",
             model_dir: &shipped,
+            adapter_dir: None,
             options: Options::new(&[]),
             n_threads: NonZeroUsize::MIN,
             services: Services::silent(),

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use drivetrain_engine::{
-    Batch, EngineError, ModelKind, Outputs, Segment, SeqId, TokenId, TokenModel, TokenModelInfo,
-    Wanted,
+    AdapterId, Batch, EngineError, ModelKind, Outputs, Segment, SeqId, TokenId, TokenModel,
+    TokenModelInfo, Wanted,
 };
 
 use crate::random::Random;
@@ -139,6 +139,7 @@ impl Driver {
                 n_tokens: piece.tokens.len() as u32,
                 position: piece.position,
                 wanted: piece.wanted,
+                adapter: AdapterId::NONE,
             });
             tokens.extend_from_slice(&piece.tokens);
         }

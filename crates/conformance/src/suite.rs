@@ -134,6 +134,7 @@ impl Loader<'_> {
         self.engine.load(&LoadRequest {
             model_name: "check",
             model_dir: dir,
+            adapter_dir: None,
             options: Options::new(&pairs),
             n_threads: self.options.n_threads,
             services,

@@ -12,6 +12,16 @@ pub type TokenId = u32;
 #[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeqId(pub u64);
 
+/// The host's name for a loaded adapter. The host never uses one twice while the model lives.
+#[repr(transparent)]
+#[derive(StableAbi, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AdapterId(pub u32);
+
+impl AdapterId {
+    /// No adapter: the model as it is.
+    pub const NONE: Self = Self(0);
+}
+
 /// What a segment leaves in [`Outputs`].
 #[repr(u8)]
 #[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +89,8 @@ pub struct Segment {
     pub position: u32,
     /// What to leave in the outputs.
     pub wanted: Wanted,
+    /// The adapter that the tokens go through; all of a sequence's go through the same.
+    pub adapter: AdapterId,
 }
 
 /// The work of one call. A sequence appears in at most one segment.
@@ -102,6 +114,8 @@ pub struct SegmentView<'a> {
     pub position: u32,
     /// What to leave in the outputs.
     pub wanted: Wanted,
+    /// The adapter that the tokens go through.
+    pub adapter: AdapterId,
 }
 
 impl<'a> Batch<'a> {
@@ -147,6 +161,7 @@ impl<'a> Batch<'a> {
                 token_types: if token_types.is_empty() { &[] } else { &token_types[range] },
                 position: segment.position,
                 wanted: segment.wanted,
+                adapter: segment.adapter,
             }
         })
     }
@@ -283,7 +298,7 @@ mod tests {
 
     fn segment(first_token: u32, n_tokens: u32, wanted: Wanted) -> Segment {
         let sequence = SeqId(u64::from(first_token));
-        Segment { sequence, first_token, n_tokens, position: 0, wanted }
+        Segment { sequence, first_token, n_tokens, position: 0, wanted, adapter: AdapterId::NONE }
     }
 
     #[test]

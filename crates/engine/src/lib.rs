@@ -14,12 +14,13 @@ mod model;
 mod services;
 mod version;
 
-pub use batch::{Batch, Outputs, Segment, SegmentView, SeqId, TokenId, Wanted, pool};
+pub use batch::{AdapterId, Batch, Outputs, Segment, SegmentView, SeqId, TokenId, Wanted, pool};
 pub use error::{EngineError, ErrorKind};
 pub use library::{EngineLibrary, OpenEngineError, through_abi};
 pub use model::{
-    Call, DefaultDecoderInput, Engine, EngineInfo, HeadKind, LoadRequest, LoadedModel, ModelKind,
-    Options, Reply, Request, RequestModel, RequestModelInfo, TokenModel, TokenModelInfo,
+    Call, DefaultDecoderInput, Engine, EngineInfo, HeadKind, LoadRequest, LoadedModel,
+    MERGES_ADAPTERS, ModelKind, Options, Reply, Request, RequestModel, RequestModelInfo,
+    TokenModel, TokenModelInfo,
 };
 pub use services::{HostServices, LogLevel, MetricKind, Services};
 pub use version::{ABI_VERSION, AbiVersion};

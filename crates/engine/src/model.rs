@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use abi_stable::StableAbi;
 
-use crate::batch::{Batch, Outputs, SeqId};
+use crate::batch::{AdapterId, Batch, Outputs, SeqId};
 use crate::{EngineError, Services};
 
 /// An engine: what a plugin library exports with [`export_engine!`](crate::export_engine).
@@ -25,6 +25,9 @@ pub trait Engine: Send + Sync {
     /// `OutOfMemory` with the figures, `Unsupported` for a model this engine has no code for.
     fn load(&self, request: &LoadRequest<'_>) -> Result<LoadedModel, EngineError>;
 }
+
+/// The capability of an engine that heeds [`LoadRequest::adapter_dir`].
+pub const MERGES_ADAPTERS: &str = "merges-adapters";
 
 /// What an engine says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +53,9 @@ pub struct LoadRequest<'a> {
     pub model_name: &'a str,
     /// The directory that holds the model's files.
     pub model_dir: &'a Path,
+    /// A directory with a low-rank adapter that is to become a part of the weights. Given only to
+    /// engines with the capability [`MERGES_ADAPTERS`].
+    pub adapter_dir: Option<&'a Path>,
     /// The model's options as text, keys without their `option.` prefix.
     pub options: Options<'a>,
     /// How many threads the model may compute on.
@@ -211,6 +217,8 @@ pub struct TokenModelInfo {
     pub default_decoder_input: DefaultDecoderInput,
     /// Whether [`Wanted::PooledHead`](crate::Wanted::PooledHead) is available.
     pub has_pooler: bool,
+    /// Whether [`TokenModel::load_adapter`] is available.
+    pub has_adapters: bool,
 }
 
 /// A model whose forward passes the host schedules. Driven by one thread, hence `Send` without
@@ -240,8 +248,8 @@ pub trait TokenModel: Send {
     ///
     /// # Errors
     /// `BadInput` for a token id outside the vocabulary, a position that is not the sequence's
-    /// length, a sequence past `max_positions`, an unknown sequence, or an output the model does
-    /// not have; `OutOfMemory` past the stated capacity.
+    /// length, a sequence past `max_positions`, an unknown sequence or adapter, or an output the
+    /// model does not have; `OutOfMemory` past the stated capacity.
     fn forward(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<(), EngineError>;
 
     /// Makes `to`, a new sequence, share the first `len` cached tokens of `from` (and all of its
@@ -262,6 +270,25 @@ pub trait TokenModel: Send {
 
     /// Sequences alive. The host compares it with its own count when the model is idle.
     fn n_sequences(&self) -> usize;
+
+    /// Loads the low-rank adapter in `dir` beside the model's weights, as `adapter`, which is new and
+    /// not [`AdapterId::NONE`]. From then on segments may name it. The model's own weights stay as
+    /// they are, so segments of several adapters and of none can share a batch.
+    ///
+    /// # Errors
+    /// `Unsupported` for a model without them, which is the default, and for an adapter of a kind that
+    /// can't be computed beside others; `BadInput` for files that are broken or don't fit the model;
+    /// `OutOfMemory`.
+    fn load_adapter(&mut self, adapter: AdapterId, dir: &Path) -> Result<(), EngineError> {
+        let _ = (adapter, dir);
+        Err(EngineError::unsupported("this engine computes no adapters beside a model"))
+    }
+
+    /// Frees an adapter. No segment names it any more; sequences it was used for may still live, to be
+    /// released. One that is not known is not an error.
+    fn unload_adapter(&mut self, adapter: AdapterId) {
+        let _ = adapter;
+    }
 
     /// Whether the model can still compute; called between batches and when idle. Cheap.
     ///

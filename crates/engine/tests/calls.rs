@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use built::library;
 use drivetrain_engine::{
-    Batch, Call, Engine, EngineError, EngineLibrary, ErrorKind, HostServices, LoadRequest,
-    LoadedModel, LogLevel, MetricKind, Options, Outputs, Reply, Request, RequestModel, Segment,
-    SeqId, Services, TokenModel, Wanted,
+    AdapterId, Batch, Call, Engine, EngineError, EngineLibrary, ErrorKind, HostServices,
+    LoadRequest, LoadedModel, LogLevel, MetricKind, Options, Outputs, Reply, Request, RequestModel,
+    Segment, SeqId, Services, TokenModel, Wanted,
 };
 
 /// A host that writes down what it is told, or panics.
@@ -56,6 +56,7 @@ fn load(host: &Arc<Host>, options: &[(&str, &str)]) -> Result<LoadedModel, Engin
     engine.load(&LoadRequest {
         model_name: "mine",
         model_dir: Path::new("models/ä b"),
+        adapter_dir: None,
         options: Options::new(options),
         n_threads: NonZeroUsize::MIN,
         services: Services::new(Arc::clone(host) as _),
@@ -78,7 +79,14 @@ fn request_model(host: &Arc<Host>, place: &str) -> Box<dyn RequestModel> {
 
 fn forward(model: &mut dyn TokenModel) -> (Result<(), EngineError>, [f32; 15], usize) {
     let wanted = Wanted::AllLogits;
-    let segment = Segment { sequence: SeqId(1), first_token: 0, n_tokens: 2, position: 0, wanted };
+    let segment = Segment {
+        sequence: SeqId(1),
+        first_token: 0,
+        n_tokens: 2,
+        position: 0,
+        wanted,
+        adapter: AdapterId::NONE,
+    };
     let tokens = [1, 2];
     let mut logits = [0.0; 15];
     let segments = [segment];

@@ -108,6 +108,7 @@ pub(crate) fn info(kind: ModelKind) -> TokenModelInfo {
             _ => DefaultDecoderInput::None,
         },
         has_pooler: false,
+        has_adapters: false,
     }
 }
 

@@ -47,6 +47,30 @@ pub enum TransformerError {
         /// Names of tensors in the files that the description has no use for.
         unused: Vec<String>,
     },
+    /// There is no adapter where one was expected.
+    #[error("{}: adapter_config.json is missing, which says how the adapter is applied", dir.display())]
+    NoAdapter {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// An adapter does not fit the model, or its tensors don't fit each other.
+    #[error("{}: {what}", file.display())]
+    Adapter {
+        /// The adapter's config file.
+        file: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// An adapter is of a kind that can't be used, or not in this way.
+    #[error("{}: {what}: not supported; supported: {wanted}", file.display())]
+    AdapterUnsupported {
+        /// The adapter's config file.
+        file: PathBuf,
+        /// What it asks for.
+        what: String,
+        /// What it could.
+        wanted: String,
+    },
     /// A caller's buffer does not fit the tensor.
     #[error("a buffer of {found} values was given for tensor {name}, which has {expected}")]
     BufferSize {

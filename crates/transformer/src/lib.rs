@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod activation;
+mod adapter;
 mod architecture;
 mod attention;
 mod embedding;
@@ -27,6 +28,7 @@ mod tensor;
 mod weights;
 
 pub use activation::Activation;
+pub use adapter::{Adapter, AdapterFiles, LowRank};
 pub use architecture::{
     Architecture, ConfigKeys, DefaultDecoderInput, HeadBias, Kind, Layer, LmHead, Pooler,
     RelativeTable, Residual, Stack, StackKeys,

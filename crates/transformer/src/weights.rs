@@ -4,13 +4,14 @@ use std::collections::{HashMap, HashSet};
 
 use drivetrain_artifacts::{Tensor, Weights};
 
+use crate::adapter::{AdapterFiles, Merge};
 use crate::architecture::{Architecture, Layer};
 use crate::attention::Attention;
 use crate::error::{TensorProblem, TransformerError};
 use crate::families::{self, Family, Form, FusedPart, Place};
 use crate::feed_forward::FeedForwardForm;
 use crate::module_tree::Module;
-use crate::spec::{Presence, TensorSpec};
+use crate::spec::{Parameter, Presence, TensorSpec};
 use crate::tensor::{CanonicalTensor, Rows};
 
 /// The tensors of a model under their canonical names.
@@ -27,6 +28,8 @@ pub struct CanonicalWeights<'a> {
     first_of: Vec<usize>,
     /// Tensors of the files that no canonical tensor comes from.
     unused: Vec<String>,
+    /// What an adapter does to them.
+    merge: Merge,
 }
 
 impl<'a> CanonicalWeights<'a> {
@@ -38,16 +41,53 @@ impl<'a> CanonicalWeights<'a> {
         architecture: &Architecture,
         weights: &'a Weights,
     ) -> Result<Self, TransformerError> {
-        let family = families::family(architecture.family).ok_or_else(|| {
-            TransformerError::NoSuchTensor { name: architecture.family.to_owned() }
-        })?;
-        let finder = Finder { architecture, weights, family, prefix: prefix(family, weights) };
+        Self::find(&Finder::new(architecture, weights)?)
+    }
+
+    /// The same with an adapter that is a part of the weights: [`Self::read_f32`] gives what it makes
+    /// of them. What the adapter has in place of the model's tensors need not be in `weights`.
+    ///
+    /// # Errors
+    /// As [`Self::new`], or the adapter does not fit.
+    pub fn with_adapter(
+        architecture: &Architecture,
+        weights: &'a Weights,
+        adapter: &'a AdapterFiles,
+    ) -> Result<Self, TransformerError> {
+        let mut finder = Finder::new(architecture, weights)?;
+        let merge = Merge::new(adapter, finder.described)?;
+        finder.merged = Some((&merge, adapter.weights()));
+        let mut found = Self::find(&finder)?;
+        let used: HashSet<&str> = found.tensors.iter().map(|tensor| tensor.source.name()).collect();
+        let of_no_use: Vec<String> = merge
+            .replaced()
+            .filter(|name| !merge.replacement(name).is_some_and(|own| used.contains(own)))
+            .map(str::to_owned)
+            .collect();
+        found.unused.extend(of_no_use);
+        for (idx, tensor) in found.tensors.iter().enumerate() {
+            // A changed table is no longer the one that it was tied to.
+            let is_changed = merge.change(&tensor.spec.module).is_some();
+            if let Some(first) = found.first_of.get_mut(idx)
+                && is_changed
+            {
+                *first = idx;
+            }
+        }
+        found.untie_from_changed(&merge);
+        found.merge = merge;
+        Ok(found)
+    }
+
+    fn find(finder: &Finder<'a, '_>) -> Result<Self, TransformerError> {
+        let (architecture, weights) = (finder.described.architecture, finder.weights);
         let mut found = Self {
             tensors: Vec::new(),
             by_name: HashMap::new(),
             by_source: HashMap::new(),
             first_of: Vec::new(),
             unused: Vec::new(),
+            merge: Merge::default(),
         };
         let mut problems = Vec::new();
         let mut missing_modules = HashSet::new();
@@ -116,14 +156,41 @@ impl<'a> CanonicalWeights<'a> {
         Some(self.tensors.get(first)?.name())
     }
 
-    /// Writes the tensor `name` to `out`, row-major.
+    /// Writes the tensor `name` to `out`, row-major, with what an adapter makes of it.
     ///
     /// # Errors
     /// [`TransformerError::NoSuchTensor`], or as [`CanonicalTensor::read_f32`].
     pub fn read_f32(&self, name: &str, out: &mut [f32]) -> Result<(), TransformerError> {
-        match self.get(name) {
-            Some(tensor) => tensor.read_f32(out),
-            None => Err(TransformerError::NoSuchTensor { name: name.to_owned() }),
+        let Some(tensor) = self.get(name) else {
+            return Err(TransformerError::NoSuchTensor { name: name.to_owned() });
+        };
+        tensor.read_f32(out)?;
+        if let Some(change) = self.merge.change(&tensor.spec.module)
+            && tensor.spec.parameter == Parameter::Weight
+        {
+            change.apply(out);
+        }
+        Ok(())
+    }
+
+    /// Whether an adapter changes the tensor `name`: what the checkpoint holds is then not all of it.
+    pub fn is_changed(&self, name: &str) -> bool {
+        let change = |tensor: &CanonicalTensor<'_>| {
+            tensor.spec.parameter == Parameter::Weight
+                && self.merge.change(&tensor.spec.module).is_some()
+        };
+        self.get(name).is_some_and(change)
+    }
+
+    /// Ties those that were tied to a changed tensor to the first of them instead.
+    fn untie_from_changed(&mut self, merge: &Merge) {
+        let is_changed: Vec<bool> =
+            self.tensors.iter().map(|tensor| merge.change(&tensor.spec.module).is_some()).collect();
+        let mut heirs: HashMap<usize, usize> = HashMap::new();
+        for (idx, first) in self.first_of.iter_mut().enumerate() {
+            if *first != idx && is_changed.get(*first).copied().unwrap_or_default() {
+                *first = *heirs.entry(*first).or_insert(idx);
+            }
         }
     }
 
@@ -197,106 +264,29 @@ fn is_same_data(a: Tensor<'_>, b: Tensor<'_>) -> bool {
     }
 }
 
-struct Finder<'a, 'b> {
-    architecture: &'b Architecture,
-    weights: &'a Weights,
-    family: &'static Family,
-    prefix: &'static str,
+/// A description with the names that its family's checkpoints have.
+#[derive(Clone, Copy)]
+pub(crate) struct Described<'b> {
+    pub(crate) architecture: &'b Architecture,
+    pub(crate) family: &'static Family,
 }
 
-impl<'a> Finder<'a, '_> {
-    /// The tensor that `spec` calls for; `None` if it is optional and absent.
-    fn find(&self, spec: TensorSpec) -> Result<Option<CanonicalTensor<'a>>, TensorProblem> {
-        let parameter = spec.parameter.name();
-        let head = self.architecture.head.as_ref().map(|head| head.tied);
-        let may_tie = head.or(self.architecture.task_head.map(|head| head.tied)).unwrap_or(false);
-        let places = self.family.places(self.architecture, &spec.module, parameter);
-        let mut tried = Vec::new();
-        for place in places.iter().filter(|place| may_tie || !place.tied) {
-            let old_name = if parameter == "weight" { "gamma" } else { "beta" };
-            for parameter in [Some(parameter), spec.norm.then_some(old_name)].into_iter().flatten()
-            {
-                let name = place.tensor_name(self.prefix, &spec.module, parameter);
-                if let Some(source) = self.weights.get(&name) {
-                    return self.check(spec, place, source).map(Some);
-                }
-                tried.push(name);
-            }
-        }
-        if spec.presence == Presence::Optional {
-            return Ok(None);
-        }
-        Err(TensorProblem::Missing {
-            name: tried.join(" or "),
-            shape: spec.shape.clone(),
-            keys: spec.keys.join(", "),
-        })
+impl<'b> Described<'b> {
+    pub(crate) fn new(architecture: &'b Architecture) -> Result<Self, TransformerError> {
+        let family = families::family(architecture.family).ok_or_else(|| {
+            TransformerError::NoSuchTensor { name: architecture.family.to_owned() }
+        })?;
+        Ok(Self { architecture, family })
     }
 
-    /// The files, as far as a message names them.
-    fn files(&self) -> String {
-        let files = self.weights.files();
-        let mut names: Vec<_> = files.iter().take(2).map(|f| f.display().to_string()).collect();
-        if files.len() > 2 {
-            names.push(format!("and {} more", files.len() - 2));
-        }
-        names.join(", ")
-    }
-
-    /// Whether `name` is another name of a token table or head, which files may hold once under
-    /// each.
-    fn is_alias(&self, name: &str) -> bool {
-        let modules = ["encoder.embedding.tokens", "decoder.embedding.tokens", "head"];
-        modules.iter().any(|module| {
-            let places = self.family.places(self.architecture, module, "weight").iter();
-            places.into_iter().any(|p| p.tensor_name(self.prefix, module, "weight") == name)
-        })
-    }
-
-    /// Holds `source` against the shape that it must have in the checkpoint.
-    fn check(
-        &self,
-        spec: TensorSpec,
-        place: &Place,
-        source: Tensor<'a>,
-    ) -> Result<CanonicalTensor<'a>, TensorProblem> {
-        let (rows, n_experts) = self.rows(&spec, place.form);
-        let transposed = matches!(place.form, Form::Transposed | Form::TransposedFused(_));
-        let mut expected = spec.shape.clone();
-        if let Some(first) = expected.first_mut() {
-            *first = rows.total / n_experts.unwrap_or(1);
-        }
-        if let Some(n_experts) = n_experts {
-            expected.insert(0, n_experts);
-        }
-        if transposed {
-            expected.reverse();
-        }
-        let mut found = source.shape();
-        // A vector may be stored as one row of a matrix: BART's final_logits_bias.
-        if expected.len() == 1 && found.len() == 2 && found.first() == Some(&1) {
-            found = found.get(1..).unwrap_or_default();
-        }
-        if found != expected {
-            return Err(TensorProblem::Shape {
-                name: source.name().to_owned(),
-                found: source.shape().to_vec(),
-                expected,
-                keys: spec.keys.join(", "),
-            });
-        }
-        if !source.dtype().is_float() {
-            return Err(TensorProblem::NotFloat {
-                name: source.name().to_owned(),
-                found: source.dtype().to_string(),
-            });
-        }
-        Ok(CanonicalTensor { transposed: transposed && spec.shape.len() == 2, spec, source, rows })
+    /// Prefixes that names of the family's modules may have, none included.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.family.prefixes.iter().copied().chain(["", "transformer."])
     }
 
     /// Which rows of a tensor of this form are those of `spec`; and the number of experts, if the
     /// tensor is one of all of them.
-    fn rows(&self, spec: &TensorSpec, form: Form) -> (Rows, Option<usize>) {
+    pub(crate) fn rows(&self, spec: &TensorSpec, form: Form) -> (Rows, Option<usize>) {
         let out = spec.shape.first().copied().unwrap_or_default();
         let all = (Rows::all(out), None);
         match form {
@@ -330,6 +320,124 @@ impl<'a> Finder<'a, '_> {
         let layer_idx = path.nth(1).and_then(|idx| idx.parse::<usize>().ok())?;
         let stack = self.architecture.stacks().find(|s| Some(s.name) == stack)?;
         stack.layers.get(layer_idx)
+    }
+}
+
+/// Finds the tensors of a description in a checkpoint.
+struct Finder<'a, 'b> {
+    described: Described<'b>,
+    weights: &'a Weights,
+    prefix: &'static str,
+    /// An adapter whose tensors go before the checkpoint's.
+    merged: Option<(&'b Merge, &'a Weights)>,
+}
+
+impl<'a, 'b> Finder<'a, 'b> {
+    fn new(architecture: &'b Architecture, weights: &'a Weights) -> Result<Self, TransformerError> {
+        let described = Described::new(architecture)?;
+        let prefix = prefix(described.family, weights);
+        Ok(Self { described, weights, prefix, merged: None })
+    }
+
+    /// A tensor that an adapter has in place of the one at `place`.
+    fn replaced(&self, place: &Place, module: &str, parameter: &str) -> Option<Tensor<'a>> {
+        let (merge, weights) = self.merged?;
+        let names =
+            self.described.prefixes().map(|prefix| place.tensor_name(prefix, module, parameter));
+        let own = names.into_iter().find_map(|name| merge.replacement(&name))?;
+        weights.get(own)
+    }
+
+    /// The tensor that `spec` calls for; `None` if it is optional and absent.
+    fn find(&self, spec: TensorSpec) -> Result<Option<CanonicalTensor<'a>>, TensorProblem> {
+        let parameter = spec.parameter.name();
+        let Described { architecture, family } = self.described;
+        let head = architecture.head.as_ref().map(|head| head.tied);
+        let may_tie = head.or(architecture.task_head.map(|head| head.tied)).unwrap_or(false);
+        let places = family.places(architecture, &spec.module, parameter);
+        let mut tried = Vec::new();
+        for place in places.iter().filter(|place| may_tie || !place.tied) {
+            let old_name = if parameter == "weight" { "gamma" } else { "beta" };
+            for parameter in [Some(parameter), spec.norm.then_some(old_name)].into_iter().flatten()
+            {
+                let name = place.tensor_name(self.prefix, &spec.module, parameter);
+                let replaced = self.replaced(place, &spec.module, parameter);
+                if let Some(source) = replaced.or_else(|| self.weights.get(&name)) {
+                    return self.check(spec, place, source).map(Some);
+                }
+                tried.push(name);
+            }
+        }
+        if spec.presence == Presence::Optional {
+            return Ok(None);
+        }
+        Err(TensorProblem::Missing {
+            name: tried.join(" or "),
+            shape: spec.shape.clone(),
+            keys: spec.keys.join(", "),
+        })
+    }
+
+    /// The files, as far as a message names them.
+    fn files(&self) -> String {
+        let files = self.weights.files();
+        let mut names: Vec<_> = files.iter().take(2).map(|f| f.display().to_string()).collect();
+        if files.len() > 2 {
+            names.push(format!("and {} more", files.len() - 2));
+        }
+        names.join(", ")
+    }
+
+    /// Whether `name` is another name of a token table or head, which files may hold once under
+    /// each.
+    fn is_alias(&self, name: &str) -> bool {
+        let modules = ["encoder.embedding.tokens", "decoder.embedding.tokens", "head"];
+        let Described { architecture, family } = self.described;
+        modules.iter().any(|module| {
+            let places = family.places(architecture, module, "weight").iter();
+            places.into_iter().any(|p| p.tensor_name(self.prefix, module, "weight") == name)
+        })
+    }
+
+    /// Holds `source` against the shape that it must have in the checkpoint.
+    fn check(
+        &self,
+        spec: TensorSpec,
+        place: &Place,
+        source: Tensor<'a>,
+    ) -> Result<CanonicalTensor<'a>, TensorProblem> {
+        let (rows, n_experts) = self.described.rows(&spec, place.form);
+        let transposed = matches!(place.form, Form::Transposed | Form::TransposedFused(_));
+        let mut expected = spec.shape.clone();
+        if let Some(first) = expected.first_mut() {
+            *first = rows.total / n_experts.unwrap_or(1);
+        }
+        if let Some(n_experts) = n_experts {
+            expected.insert(0, n_experts);
+        }
+        if transposed {
+            expected.reverse();
+        }
+        let mut found = source.shape();
+        // A vector may be stored as one row of a matrix: BART's final_logits_bias.
+        if expected.len() == 1 && found.len() == 2 && found.first() == Some(&1) {
+            found = found.get(1..).unwrap_or_default();
+        }
+        if found != expected {
+            return Err(TensorProblem::Shape {
+                name: source.name().to_owned(),
+                found: source.shape().to_vec(),
+                expected,
+                keys: spec.keys.join(", "),
+            });
+        }
+        if !source.dtype().is_float() {
+            return Err(TensorProblem::NotFloat {
+                name: source.name().to_owned(),
+                found: source.dtype().to_string(),
+            });
+        }
+        Ok(CanonicalTensor { transposed: transposed && spec.shape.len() == 2, spec, source, rows })
     }
 }
 

@@ -1,12 +1,16 @@
 //! The engine: finds out what a model is, checks that it fits, loads it.
 
+use std::collections::HashSet;
+
 use candle_core::Device;
 use drivetrain_artifacts::{ModelConfig, ModelDir, UnpackOptions, Weights};
 use drivetrain_engine::{
     DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, HeadKind, LoadRequest,
-    LoadedModel, LogLevel, ModelKind, TokenModelInfo,
+    LoadedModel, LogLevel, MERGES_ADAPTERS, ModelKind, TokenModelInfo,
 };
-use drivetrain_transformer::{Architecture, Attention, CanonicalWeights, Kind, Stack};
+use drivetrain_transformer::{
+    AdapterFiles, Architecture, Attention, CanonicalWeights, Kind, Stack,
+};
 
 use crate::cache::{BLOCK_TOKENS, Cache, Limits};
 use crate::error;
@@ -34,7 +38,7 @@ impl Engine for Accelerate {
             version: env!("CARGO_PKG_VERSION").into(),
             description: "transformer models on candle, layers placed by device map".into(),
             devices: devices(),
-            capabilities: Vec::new(),
+            capabilities: vec![MERGES_ADAPTERS.into()],
         }
     }
 
@@ -53,8 +57,13 @@ impl Engine for Accelerate {
         let architecture =
             Architecture::from_config(&config).map_err(|error| error::model(&error))?;
         let files = Weights::open(&dir).map_err(|error| error::model(&error))?;
-        let weights =
-            CanonicalWeights::new(&architecture, &files).map_err(|error| error::model(&error))?;
+        let adapter = request.adapter_dir.map(AdapterFiles::open).transpose();
+        let adapter = adapter.map_err(|error| error::model(&error))?;
+        let weights = match &adapter {
+            Some(adapter) => CanonicalWeights::with_adapter(&architecture, &files, adapter),
+            None => CanonicalWeights::new(&architecture, &files),
+        }
+        .map_err(|error| error::model(&error))?;
         warn_of_unused(request, &weights);
         let weight_bytes = weights.n_parameters() * F32;
         check_memory(request.model_name, weight_bytes)?;
@@ -88,6 +97,8 @@ impl Engine for Accelerate {
             decoder_tables: tables(&architecture.decoder),
             weights: model_weights,
             cache,
+            architecture,
+            adapters: HashSet::new(),
             threads,
         })))
     }
@@ -199,6 +210,7 @@ fn describe(
             }
         },
         has_pooler: loaded.pooler.is_some(),
+        has_adapters: true,
     }
 }
 

@@ -13,7 +13,11 @@ pub(crate) fn compute(error: candle_core::Error) -> EngineError {
 pub(crate) fn model(error: &(dyn std::error::Error + 'static)) -> EngineError {
     let unsupported = matches!(
         error.downcast_ref::<TransformerError>(),
-        Some(TransformerError::UnknownFamily { .. } | TransformerError::ConfigUnsupported { .. })
+        Some(
+            TransformerError::UnknownFamily { .. }
+                | TransformerError::ConfigUnsupported { .. }
+                | TransformerError::AdapterUnsupported { .. }
+        )
     );
     let kind = if unsupported { ErrorKind::Unsupported } else { ErrorKind::BadInput };
     let mut causes = Vec::new();

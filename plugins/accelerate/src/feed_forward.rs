@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 use drivetrain_transformer::Activation;
 
+use crate::adapters::Runs;
 use crate::linear::Linear;
 use crate::rows::{self, with_values};
 
@@ -36,35 +37,46 @@ pub(crate) struct Experts {
 
 impl FeedForwardLayer {
     /// Rows `[n_rows, dim]` to `[n_rows, dim]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, runs: &Runs) -> Result<Tensor> {
         match self {
-            Self::Dense(network) => network.forward(x),
-            Self::Experts(experts) => experts.forward(x),
+            Self::Dense(network) => network.forward(x, runs),
+            Self::Experts(experts) => experts.forward(x, runs),
+        }
+    }
+
+    /// Its matrices.
+    pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Dense(network) => vec![&mut network.up, &mut network.down],
+            Self::Experts(experts) => {
+                let networks = experts.networks.iter_mut().flat_map(|n| [&mut n.up, &mut n.down]);
+                std::iter::once(&mut experts.router).chain(networks).collect()
+            }
         }
     }
 }
 
 impl Network {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, runs: &Runs) -> Result<Tensor> {
         let inner = if self.gated {
-            rows::gate(&self.up.forward(x)?, self.activation)?
+            rows::gate(&self.up.forward(x, runs)?, self.activation)?
         } else {
-            self.up.forward_activated(x, self.activation)?
+            self.up.forward_activated(x, self.activation, runs)?
         };
-        self.down.forward(&inner)
+        self.down.forward(&inner, runs)
     }
 }
 
 impl Experts {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let picks = with_values(&self.router.forward(x)?, |logits| self.pick(logits))?;
+    fn forward(&self, x: &Tensor, runs: &Runs) -> Result<Tensor> {
+        let picks = with_values(&self.router.forward(x, runs)?, |logits| self.pick(logits))?;
         let mut out = x.zeros_like()?;
         for (network, (rows, weights)) in self.networks.iter().zip(picks) {
             if rows.is_empty() {
                 continue;
             }
             let n = rows.len();
-            let y = network.forward(&rows::select(x, &rows)?)?;
+            let y = network.forward(&rows::select(x, &rows)?, &runs.select(&rows))?;
             let weights = Tensor::from_vec(weights, (n, 1), x.device())?;
             let rows = Tensor::from_vec(rows, n, x.device())?;
             out = out.index_add(&rows, &y.broadcast_mul(&weights)?, 0)?;

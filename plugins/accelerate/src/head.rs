@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 use drivetrain_engine::{EngineError, HeadKind};
 use drivetrain_transformer::{Activation, Architecture, HeadReads, HeadTask, LmHead, TaskHead};
 
+use crate::adapters::Runs;
 use crate::linear::Linear;
 use crate::load::Loader;
 use crate::norm::NormLayer;
@@ -86,11 +87,16 @@ impl Head {
         }))
     }
 
+    /// Its matrices.
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.dense.iter_mut().map(|(linear, _)| linear).chain([&mut self.linear])
+    }
+
     /// `[rows, dim]` to `[rows, width]`.
-    pub(crate) fn forward(&self, hidden: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, hidden: &Tensor, runs: &Runs) -> Result<Tensor> {
         let mut x = hidden.clone();
         if let Some((dense, activation)) = &self.dense {
-            x = dense.forward_activated(&x, *activation)?;
+            x = dense.forward_activated(&x, *activation, runs)?;
         }
         if let Some(norm) = &self.norm {
             x = norm.forward(&x)?;
@@ -98,7 +104,7 @@ impl Head {
         if let Some(scale) = self.scale {
             x = (x * f64::from(scale))?;
         }
-        let logits = self.linear.forward(&x)?;
+        let logits = self.linear.forward(&x, runs)?;
         match self.soft_cap.map(f64::from) {
             Some(cap) => (logits / cap)?.tanh()? * cap,
             None => Ok(logits),

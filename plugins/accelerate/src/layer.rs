@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor, bail};
 use drivetrain_transformer::{Residual, RotaryPairs};
 
+use crate::adapters::Runs;
 use crate::attention::{Queries, Scoring, attend};
 use crate::cache::by_heads;
 use crate::feed_forward::FeedForwardLayer;
@@ -104,21 +105,35 @@ pub(crate) trait Pass {
     /// What each sequence looks at in its encoder's output.
     fn cross_queries(&self, layer_idx: usize) -> Result<Vec<Queries>>;
 
+    /// Which rows go through which adapter.
+    fn runs(&self) -> &Runs;
+
     /// The angles of this number.
     fn angles(&self, rotary_idx: usize) -> Option<&Angles>;
 }
 
 impl LayerWeights {
+    /// Its matrices.
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let cross = self.cross_attention.iter_mut();
+        let cross = cross.flat_map(|(cross, _)| [&mut cross.q, &mut cross.kv, &mut cross.out]);
+        [&mut self.self_attention.qkv, &mut self.self_attention.out]
+            .into_iter()
+            .chain(cross)
+            .chain(self.feed_forward.linears_mut())
+    }
+
     /// Rows `[n_rows, dim]` through the layer.
     pub(crate) fn forward(&self, layer_idx: usize, x: &Tensor, pass: &dyn Pass) -> Result<Tensor> {
         let attention = |x: &Tensor| self.self_attention.forward(layer_idx, x, pass);
-        let feed_forward = |x: &Tensor| self.feed_forward.forward(x);
+        let feed_forward = |x: &Tensor| self.feed_forward.forward(x, pass.runs());
         match self.residual {
             Residual::Sequential => {
                 let x = self.self_attention_norms.around(x, attention)?;
                 let x = match &self.cross_attention {
-                    Some((attention, norms)) => norms
-                        .around(&x, |x| attention.forward(&pass.cross_queries(layer_idx)?, x))?,
+                    Some((attention, norms)) => {
+                        norms.around(&x, |x| attention.forward(layer_idx, x, pass))?
+                    }
                     None => x,
                 };
                 self.feed_forward_norms.around(&x, feed_forward)
@@ -141,7 +156,7 @@ impl SelfAttention {
     fn forward(&self, layer_idx: usize, x: &Tensor, pass: &dyn Pass) -> Result<Tensor> {
         let spec = &self.scoring.spec;
         let (q_width, kv_width) = (spec.q_width(), spec.kv_width());
-        let qkv = self.qkv.forward(x)?;
+        let qkv = self.qkv.forward(x, pass.runs())?;
         let mut q = qkv.narrow(1, 0, q_width)?;
         let mut keys = qkv.narrow(1, q_width, kv_width)?;
         let values = qkv.narrow(1, q_width + kv_width, kv_width)?;
@@ -165,19 +180,21 @@ impl SelfAttention {
             }
         }
         let queries = pass.self_queries(layer_idx, &keys, &values)?;
-        self.out.forward(&attend(&q, &queries, &self.scoring)?)
+        self.out.forward(&attend(&q, &queries, &self.scoring)?, pass.runs())
     }
 }
 
 impl CrossAttention {
-    fn forward(&self, queries: &[Queries], x: &Tensor) -> Result<Tensor> {
-        self.out.forward(&attend(&self.q.forward(x)?, queries, &self.scoring)?)
+    fn forward(&self, layer_idx: usize, x: &Tensor, pass: &dyn Pass) -> Result<Tensor> {
+        let queries = pass.cross_queries(layer_idx)?;
+        let q = self.q.forward(x, pass.runs())?;
+        self.out.forward(&attend(&q, &queries, &self.scoring)?, pass.runs())
     }
 
     /// Keys and values of the encoder's output `[n_rows, dim]`: each `[n_rows, kv_width]`.
-    pub(crate) fn keys_values(&self, encoded: &Tensor) -> Result<(Tensor, Tensor)> {
+    pub(crate) fn keys_values(&self, encoded: &Tensor, runs: &Runs) -> Result<(Tensor, Tensor)> {
         let width = self.scoring.spec.kv_width();
-        let kv = self.kv.forward(encoded)?;
+        let kv = self.kv.forward(encoded, runs)?;
         Ok((kv.narrow(1, 0, width)?, kv.narrow(1, width, width)?))
     }
 }

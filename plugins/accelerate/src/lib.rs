@@ -10,6 +10,7 @@
 //! candle's operations serve.
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod attention;
 mod cache;
 mod distances;

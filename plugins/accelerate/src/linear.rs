@@ -1,8 +1,9 @@
 //! A matrix with an optional bias.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
-use drivetrain_transformer::Activation;
+use drivetrain_transformer::{Activation, Adapter};
 
+use crate::adapters::{Addition, Additions, Runs};
 use crate::kernels;
 use crate::rows::{self, contiguous, has_kernels};
 
@@ -15,24 +16,44 @@ const FEW_ROWS: usize = 64;
 pub(crate) struct Linear {
     /// `[out, in]`.
     weight: Tensor,
-    /// The same memory as `[in, out]`.
-    transposed: Tensor,
     /// `[out]`.
     bias: Option<Tensor>,
+    /// The canonical modules whose outputs follow one another in a row, with their widths.
+    parts: Vec<(String, usize)>,
+    /// What adapters add.
+    additions: Additions,
 }
 
 impl Linear {
-    pub(crate) fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
-        Ok(Self { transposed: weight.t()?, weight, bias })
+    pub(crate) fn new(weight: Tensor, bias: Option<Tensor>, parts: Vec<(String, usize)>) -> Self {
+        Self { weight, bias, parts, additions: Additions::default() }
     }
 
-    /// `[rows, in]` to `[rows, out]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let product = if has_kernels(x) && x.dim(0)? <= FEW_ROWS {
-            x.contiguous()?.apply_op2_no_bwd(&self.weight, &FewRows)?
-        } else {
-            x.matmul(&self.transposed)?
-        };
+    /// Makes what `adapter` adds to it, to be put in by [`Self::additions_mut`].
+    pub(crate) fn additions_of(&self, adapter: &Adapter) -> Result<Vec<Addition>> {
+        let mut first_column = 0;
+        let mut additions = Vec::new();
+        for (module, width) in &self.parts {
+            if let Some(part) = adapter.get(module) {
+                additions.push(Addition::new(first_column, part, self.weight.device())?);
+            }
+            first_column += width;
+        }
+        Ok(additions)
+    }
+
+    pub(crate) fn additions_mut(&mut self) -> &mut Additions {
+        &mut self.additions
+    }
+
+    /// The canonical modules that it is made of.
+    pub(crate) fn modules(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().map(|(module, _)| module.as_str())
+    }
+
+    /// `[rows, in]` to `[rows, out]`, with what the adapters of `runs` add.
+    pub(crate) fn forward(&self, x: &Tensor, runs: &Runs) -> Result<Tensor> {
+        let product = self.additions.add_to(product(x, &self.weight)?, x, runs)?;
         match &self.bias {
             Some(bias) => rows::add_bias(product, bias),
             None => Ok(product),
@@ -40,8 +61,22 @@ impl Linear {
     }
 
     /// `activation` of [`Self::forward`].
-    pub(crate) fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        rows::activate(self.forward(x)?, activation)
+    pub(crate) fn forward_activated(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        runs: &Runs,
+    ) -> Result<Tensor> {
+        rows::activate(self.forward(x, runs)?, activation)
+    }
+}
+
+/// `x Wᵀ` for `x` `[rows, in]` and `weight` `[out, in]`.
+pub(crate) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    if has_kernels(x) && x.dim(0)? <= FEW_ROWS {
+        x.contiguous()?.apply_op2_no_bwd(weight, &FewRows)
+    } else {
+        x.matmul(&weight.t()?)
     }
 }
 

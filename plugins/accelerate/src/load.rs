@@ -12,6 +12,7 @@ use drivetrain_transformer::{
 };
 use rayon::prelude::*;
 
+use crate::adapters::{Additions, Runs};
 use crate::attention::Scoring;
 use crate::distances::Distances;
 use crate::error;
@@ -134,6 +135,7 @@ impl<'a> Loader<'a> {
             .transpose()?;
         Ok(EmbeddingWeights {
             tokens: self.table(&format!("{}.weight", path("tokens")))?,
+            additions: Additions::default(),
             projection,
             scale: embedding.scale,
             positions,
@@ -226,7 +228,7 @@ impl<'a> Loader<'a> {
 
     /// Rows of `table` `[n_rows, dim]` through a projection: `[n_heads, head_dim, n_rows]`.
     fn by_head(&self, branch: &str, part: &str, table: &Tensor, n_heads: usize) -> Loaded<Tensor> {
-        let projected = self.fused(branch, &[part])?.forward(table);
+        let projected = self.fused(branch, &[part])?.forward(table, &Runs::default());
         let by_head = projected.and_then(|rows| {
             let (n_rows, width) = rows.dims2()?;
             let heads = rows.reshape((n_rows, n_heads, width / n_heads))?;
@@ -315,9 +317,11 @@ impl<'a> Loader<'a> {
             weights.iter().map(|name| Ok(self.get(name)?.shape()[0])).collect();
         let rows = rows?;
         let weight = self.tensor(data, &[rows.iter().sum(), inputs])?;
+        let modules = parts.iter().map(|part| format!("{path}.{part}"));
+        let modules = modules.zip(rows.iter().copied()).collect();
         let biases = names("bias");
         if !biases.iter().any(|name| self.has(name)) {
-            return Linear::new(weight, None).map_err(error::compute);
+            return Ok(Linear::new(weight, None, modules));
         }
         let mut bias = Vec::with_capacity(rows.iter().sum());
         for (name, rows) in biases.into_iter().zip(rows) {
@@ -325,7 +329,7 @@ impl<'a> Loader<'a> {
             bias.extend(if has { self.values(&[name])? } else { vec![0.0; rows] });
         }
         let n = bias.len();
-        Linear::new(weight, Some(self.tensor(bias, &[n])?)).map_err(error::compute)
+        Ok(Linear::new(weight, Some(self.tensor(bias, &[n])?), modules))
     }
 
     /// A matrix that is only read, with its bias if it has one: the pooler.
@@ -335,7 +339,8 @@ impl<'a> Loader<'a> {
             let weight = self.table(&format!("{part}.weight"))?;
             let name = format!("{part}.bias");
             let bias = self.has(&name).then(|| self.table(&name)).transpose()?;
-            return Linear::new(weight, bias).map_err(error::compute);
+            let parts = vec![(part.to_owned(), weight.dim(0).map_err(error::compute)?)];
+            return Ok(Linear::new(weight, bias, parts));
         }
         self.fused(parent, &[part])
     }
@@ -376,7 +381,7 @@ impl<'a> Loader<'a> {
             }
             let tensor = self.get(name)?;
             let (part, after) = rest.split_at_mut(tensor.n_elements());
-            tensor.read_f32(part).map_err(|error| error::model(&error))?;
+            self.weights.read_f32(name, part).map_err(|error| error::model(&error))?;
             rest = after;
             let done = self.done.fetch_add(tensor.bytes(), Ordering::Relaxed) + tensor.bytes();
             self.services.progress(STAGE, done.min(self.total), self.total);

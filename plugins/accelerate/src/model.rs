@@ -1,21 +1,26 @@
 //! The loaded model: what the host drives.
 
+use std::collections::HashSet;
 use std::ops::Range;
+use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use drivetrain_engine::{
-    Batch, EngineError, ModelKind, Outputs, SeqId, TokenModel, TokenModelInfo, Wanted, pool,
+    AdapterId, Batch, EngineError, ModelKind, Outputs, SeqId, TokenModel, TokenModelInfo, Wanted,
+    pool,
 };
-use drivetrain_transformer::Activation;
+use drivetrain_transformer::{Activation, Adapter, AdapterFiles, Architecture};
 use rayon::ThreadPool;
 
+use crate::adapters::{Addition, Additions, Runs};
 use crate::attention::KeyValues;
 use crate::cache::{Cache, CrossKeyValues};
 use crate::error;
 use crate::head::Head;
 use crate::layer::own_block;
 use crate::linear::Linear;
-use crate::plan::{Call, Planned, Tables, plan};
+use crate::memory;
+use crate::plan::{Call, Held, Planned, Tables, plan};
 use crate::rows::{self, with_values};
 use crate::stack::StackWeights;
 
@@ -26,6 +31,10 @@ pub(crate) struct CandleModel {
     pub(crate) decoder_tables: Tables,
     pub(crate) weights: ModelWeights,
     pub(crate) cache: Cache,
+    /// What its adapters are held against.
+    pub(crate) architecture: Architecture,
+    /// The adapters that are loaded beside the weights.
+    pub(crate) adapters: HashSet<AdapterId>,
     /// The threads that this model computes on.
     pub(crate) threads: ThreadPool,
 }
@@ -58,7 +67,8 @@ impl TokenModel for CandleModel {
         let (Some(encoder), Some(decoder)) = (&self.weights.encoder, &self.weights.decoder) else {
             return Err(EngineError::unsupported("this model has no encoder beside its decoder"));
         };
-        let planned = plan(batch, Call::Encode, &self.info, self.encoder_tables, &self.cache)?;
+        let held = Held { cache: &self.cache, adapters: &self.adapters };
+        let planned = plan(batch, Call::Encode, &self.info, self.encoder_tables, held)?;
         if planned.is_empty() {
             return Ok(());
         }
@@ -67,12 +77,15 @@ impl TokenModel for CandleModel {
         let (computed, born) = self
             .threads
             .install(|| {
-                let encoded = encoder.finish(&encoder.forward(batch, &planned, None)?)?;
-                let born = cross_keys_values(decoder, &encoded, &planned)?;
+                let runs = Runs::of(&planned);
+                let encoded = encoder.forward(batch, &planned, None)?;
+                let encoded = encoder.finish(&encoded, &runs)?;
+                let born = cross_keys_values(decoder, &encoded, &planned, &runs)?;
                 let rows = self.weights.needed_rows(&planned);
                 let hidden = rows::select(&encoded, &rows)?;
                 let hidden = (!rows.is_empty()).then_some(hidden);
-                candle_core::Result::Ok((self.weights.outputs(hidden, &planned)?, born))
+                let runs = runs.select(&rows);
+                candle_core::Result::Ok((self.weights.outputs(hidden, &planned, &runs)?, born))
             })
             .map_err(error::compute)?;
         self.weights.write(&computed, &planned, out)?;
@@ -85,7 +98,8 @@ impl TokenModel for CandleModel {
             ModelKind::Encoder => self.encoder_tables,
             ModelKind::Decoder | ModelKind::EncoderDecoder => self.decoder_tables,
         };
-        let planned = plan(batch, Call::Forward, &self.info, tables, &self.cache)?;
+        let held = Held { cache: &self.cache, adapters: &self.adapters };
+        let planned = plan(batch, Call::Forward, &self.info, tables, held)?;
         if planned.is_empty() {
             return Ok(());
         }
@@ -129,9 +143,111 @@ impl TokenModel for CandleModel {
     fn n_sequences(&self) -> usize {
         self.cache.n_sequences()
     }
+
+    fn load_adapter(&mut self, adapter: AdapterId, dir: &Path) -> Result<(), EngineError> {
+        if adapter == AdapterId::NONE || self.adapters.contains(&adapter) {
+            return Err(EngineError::bad_input(format!("adapter {} is taken", adapter.0)));
+        }
+        let files = AdapterFiles::open(dir).map_err(|error| error::model(&error))?;
+        let read =
+            Adapter::read(&files, &self.architecture).map_err(|error| error::model(&error))?;
+        check_room(&read)?;
+        self.weights.add(adapter, &read)?;
+        self.adapters.insert(adapter);
+        Ok(())
+    }
+
+    fn unload_adapter(&mut self, adapter: AdapterId) {
+        if self.adapters.remove(&adapter) {
+            self.weights.remove(adapter);
+        }
+    }
+}
+
+/// Refuses an adapter that would not fit.
+fn check_room(adapter: &Adapter) -> Result<(), EngineError> {
+    match memory::available_bytes() {
+        Some(available) if adapter.bytes() > available => Err(EngineError::out_of_memory(format!(
+            "the adapter needs {} MiB, {} MiB are available",
+            adapter.bytes() >> 20,
+            available >> 20
+        ))),
+        _ => Ok(()),
+    }
 }
 
 impl ModelWeights {
+    /// Its matrices.
+    fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let stacks = self.encoder.iter_mut().chain(&mut self.decoder);
+        stacks
+            .flat_map(StackWeights::linears_mut)
+            .chain(self.head.iter_mut().flat_map(Head::linears_mut))
+            .chain(&mut self.pooler)
+    }
+
+    /// What adapters add to the token tables, with the tables' canonical modules.
+    fn tables_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut Additions)> {
+        let encoder = self.encoder.iter_mut().map(|s| ("encoder.embedding.tokens", s));
+        let decoder = self.decoder.iter_mut().map(|s| ("decoder.embedding.tokens", s));
+        encoder.chain(decoder).map(|(module, stack)| (module, &mut stack.embedding.additions))
+    }
+
+    /// Adds `read` beside the weights; nothing is added if there is a part that can't be.
+    fn add(&mut self, adapter: AdapterId, read: &Adapter) -> Result<(), EngineError> {
+        let mut left: HashSet<&str> = read.modules().collect();
+        for linear in self.linears_mut() {
+            left.retain(|module| linear.modules().all(|own| own != *module));
+        }
+        let device = self.device();
+        self.tables_mut().for_each(|(module, _)| left.retain(|other| *other != module));
+        let stacks = self.encoder.iter().chain(&self.decoder);
+        let shares = stacks.flat_map(|stack| &stack.layers).any(|layer| {
+            let attention = &layer.self_attention;
+            attention.scoring.distances.is_some()
+                && attention.qkv.modules().any(|module| read.get(module).is_some())
+        });
+        if shares || !left.is_empty() {
+            let mut names: Vec<&str> = left.into_iter().collect();
+            names.sort_unstable();
+            names.truncate(4);
+            if shares {
+                names.push("queries and keys of attention to distances");
+            }
+            return Err(EngineError::unsupported(format!(
+                "the adapter changes {}, which is not computed beside the weights; merge it instead",
+                names.join(", ")
+            )));
+        }
+        let mut made = Vec::new();
+        for linear in self.linears_mut() {
+            made.push(linear.additions_of(read).map_err(error::compute)?);
+        }
+        let mut tables = Vec::new();
+        for (module, _) in self.tables_mut() {
+            let part = read.get(module).map(|part| Addition::new(0, part, &device));
+            tables.push(part.transpose().map_err(error::compute)?);
+        }
+        for (linear, additions) in self.linears_mut().zip(made) {
+            linear.additions_mut().insert(adapter, additions);
+        }
+        for ((_, table), addition) in self.tables_mut().zip(tables) {
+            table.insert(adapter, addition.into_iter().collect());
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, adapter: AdapterId) {
+        self.linears_mut().for_each(|linear| linear.additions_mut().remove(adapter));
+        self.tables_mut().for_each(|(_, table)| table.remove(adapter));
+    }
+
+    /// Where the weights lie.
+    fn device(&self) -> Device {
+        let stack = self.encoder.as_ref().or(self.decoder.as_ref());
+        stack.map_or(Device::Cpu, |stack| stack.embedding.tokens.device().clone())
+    }
+
     fn run(
         &self,
         stack: &StackWeights,
@@ -141,11 +257,12 @@ impl ModelWeights {
     ) -> candle_core::Result<Computed> {
         let x = stack.forward(batch, planned, cache)?;
         let rows = self.needed_rows(planned);
+        let runs = Runs::of(planned).select(&rows);
         if rows.is_empty() {
-            return self.outputs(None, planned);
+            return self.outputs(None, planned, &runs);
         }
-        let hidden = stack.finish(&rows::select(&x, &rows)?)?;
-        self.outputs(Some(hidden), planned)
+        let hidden = stack.finish(&rows::select(&x, &rows)?, &runs)?;
+        self.outputs(Some(hidden), planned, &runs)
     }
 
     /// The rows of the batch's matrix that a segment's output is made of.
@@ -168,11 +285,12 @@ impl ModelWeights {
         planned.iter().flat_map(|segment| self.needed(segment)).collect()
     }
 
-    /// Head and pooler over the needed rows.
+    /// Head and pooler over the needed rows, which go through the adapters of `runs`.
     fn outputs(
         &self,
         hidden: Option<Tensor>,
         planned: &[Planned],
+        runs: &Runs,
     ) -> candle_core::Result<Computed> {
         let Some(hidden) = hidden else {
             return Ok(Computed { hidden: None, logits: None, pooled: None });
@@ -192,14 +310,16 @@ impl ModelWeights {
         }
         let logits = match &self.head {
             Some(head) if !logits_rows.is_empty() => {
-                Some(head.forward(&rows::select(&hidden, &logits_rows)?)?)
+                let runs = runs.select(&logits_rows);
+                Some(head.forward(&rows::select(&hidden, &logits_rows)?, &runs)?)
             }
             _ => None,
         };
         let pooled = match &self.pooler {
             Some(pooler) if !pooled_rows.is_empty() => {
                 let firsts = rows::select(&hidden, &pooled_rows)?;
-                Some(pooler.forward_activated(&firsts, Activation::Tanh)?)
+                let runs = runs.select(&pooled_rows);
+                Some(pooler.forward_activated(&firsts, Activation::Tanh, &runs)?)
             }
             _ => None,
         };
@@ -212,12 +332,13 @@ fn cross_keys_values(
     decoder: &StackWeights,
     encoded: &Tensor,
     planned: &[Planned],
+    runs: &Runs,
 ) -> candle_core::Result<Vec<(SeqId, CrossKeyValues)>> {
     let empty = |s: &Planned| (s.sequence, CrossKeyValues { layers: Vec::new(), len: s.n });
     let mut born: Vec<_> = planned.iter().map(empty).collect();
     for layer in &decoder.layers {
         let Some((attention, _)) = &layer.cross_attention else { continue };
-        let (keys, values) = attention.keys_values(encoded)?;
+        let (keys, values) = attention.keys_values(encoded, runs)?;
         let n_kv_heads = attention.scoring.spec.n_kv_heads as usize;
         for (segment, (_, cross)) in planned.iter().zip(&mut born) {
             let block: KeyValues =

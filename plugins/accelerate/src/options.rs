@@ -39,7 +39,6 @@ const NOT_HERE: &[(&str, &[&str])] = &[
     ("quantize", &["", "none"]),
     ("tensor_parallel_degree", &["1", "max"]),
     ("pipeline_parallel_degree", &["1"]),
-    ("enable_lora", &["false"]),
     ("draft_model_id", &[""]),
     ("max_memory", &[""]),
 ];

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use drivetrain_engine::{
-    Batch, EngineError, HeadKind, ModelKind, SegmentView, SeqId, TokenModelInfo, Wanted,
+    AdapterId, Batch, EngineError, HeadKind, ModelKind, SegmentView, SeqId, TokenModelInfo, Wanted,
 };
 
 use crate::cache::Cache;
@@ -19,6 +19,8 @@ pub(crate) struct Planned {
     /// Position of the first row.
     pub(crate) position: usize,
     pub(crate) wanted: Wanted,
+    /// The adapter it goes through.
+    pub(crate) adapter: AdapterId,
     /// Whether its sequence begins with it.
     pub(crate) newborn: bool,
 }
@@ -28,6 +30,13 @@ pub(crate) struct Planned {
 pub(crate) struct Tables {
     pub(crate) n_tokens: u32,
     pub(crate) n_token_types: u32,
+}
+
+/// What a batch may refer to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held<'a> {
+    pub(crate) cache: &'a Cache,
+    pub(crate) adapters: &'a HashSet<AdapterId>,
 }
 
 /// Which call a batch is for.
@@ -46,7 +55,7 @@ pub(crate) fn plan(
     call: Call,
     info: &TokenModelInfo,
     tables: Tables,
-    cache: &Cache,
+    held: Held<'_>,
 ) -> Result<Vec<Planned>, EngineError> {
     let mut seen = HashSet::new();
     let mut planned = Vec::with_capacity(batch.segments().len());
@@ -57,7 +66,10 @@ pub(crate) fn plan(
         }
         check_tokens(&segment, tables)?;
         check_wanted(&segment, call, info)?;
-        let newborn = check_place(&segment, call, info, cache)?;
+        if segment.adapter != AdapterId::NONE && !held.adapters.contains(&segment.adapter) {
+            return Err(bad(&segment, "goes through an adapter that is not loaded"));
+        }
+        let newborn = check_place(&segment, call, info, held.cache)?;
         let n = segment.tokens.len();
         planned.push(Planned {
             sequence: segment.sequence,
@@ -65,6 +77,7 @@ pub(crate) fn plan(
             n,
             position: segment.position as usize,
             wanted: segment.wanted,
+            adapter: segment.adapter,
             newborn,
         });
         first_row += n;

@@ -4,6 +4,7 @@ use candle_core::{Device, Result, Tensor};
 use drivetrain_engine::Batch;
 use drivetrain_transformer::{Rotary, sinusoidal};
 
+use crate::adapters::{Additions, Runs};
 use crate::attention::Queries;
 use crate::cache::Cache;
 use crate::layer::{Angles, LayerWeights, Pass, own_block};
@@ -17,6 +18,8 @@ use crate::rows;
 pub(crate) struct EmbeddingWeights {
     /// `[vocab, dim]`.
     pub(crate) tokens: Tensor,
+    /// What adapters add to it.
+    pub(crate) additions: Additions,
     /// A matrix that follows the table.
     pub(crate) projection: Option<Linear>,
     /// Factor on what comes of a token.
@@ -66,27 +69,38 @@ impl StackWeights {
         cache: Option<&Cache>,
     ) -> Result<Tensor> {
         let device = self.embedding.tokens.device();
-        let pass = BatchPass { stack: self, planned, cache, angles: self.angles(planned, device)? };
-        let mut x = self.embed(batch, planned, device)?;
+        let (angles, runs) = (self.angles(planned, device)?, Runs::of(planned));
+        let pass = BatchPass { stack: self, planned, cache, angles, runs };
+        let mut x = self.embed(batch, &pass, device)?;
         for (layer_idx, layer) in self.layers.iter().enumerate() {
             x = layer.forward(layer_idx, &x, &pass)?;
         }
         Ok(x)
     }
 
-    /// The final norm and projection, where there are.
-    pub(crate) fn finish(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.final_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))?;
-        self.output_projection.as_ref().map_or_else(|| Ok(x.clone()), |linear| linear.forward(&x))
+    /// Its matrices.
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let outer = self.embedding.projection.iter_mut().chain(&mut self.output_projection);
+        outer.chain(self.layers.iter_mut().flat_map(LayerWeights::linears_mut))
     }
 
-    fn embed(&self, batch: &Batch<'_>, planned: &[Planned], device: &Device) -> Result<Tensor> {
-        let embedding = &self.embedding;
+    /// The final norm and projection, where there are.
+    pub(crate) fn finish(&self, x: &Tensor, runs: &Runs) -> Result<Tensor> {
+        let x = self.final_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))?;
+        self.output_projection
+            .as_ref()
+            .map_or_else(|| Ok(x.clone()), |linear| linear.forward(&x, runs))
+    }
+
+    fn embed(&self, batch: &Batch<'_>, pass: &BatchPass<'_>, device: &Device) -> Result<Tensor> {
+        let (embedding, planned, runs) = (&self.embedding, pass.planned, &pass.runs);
         let tokens: Vec<u32> = batch.segments().flat_map(|s| s.tokens).copied().collect();
         let n_rows = tokens.len();
-        let mut x = embedding.tokens.index_select(&Tensor::from_vec(tokens, n_rows, device)?, 0)?;
+        let tokens = Tensor::from_vec(tokens, n_rows, device)?;
+        let x = embedding.tokens.index_select(&tokens, 0)?;
+        let mut x = embedding.additions.add_rows_to(x, &tokens, runs)?;
         if let Some(projection) = &embedding.projection {
-            x = projection.forward(&x)?;
+            x = projection.forward(&x, runs)?;
         }
         if embedding.scale != 1.0 {
             x = (x * embedding.scale)?;
@@ -183,6 +197,7 @@ struct BatchPass<'a> {
     /// Absent where nothing is kept: every segment then looks at its own rows.
     cache: Option<&'a Cache>,
     angles: Vec<Angles>,
+    runs: Runs,
 }
 
 impl Pass for BatchPass<'_> {
@@ -214,6 +229,10 @@ impl Pass for BatchPass<'_> {
             self.cache.and_then(|cache| cache.cross(segment.sequence, layer_idx))
         };
         Ok(self.planned.iter().map(|s| queries(s, cross(s).into_iter().collect())).collect())
+    }
+
+    fn runs(&self) -> &Runs {
+        &self.runs
     }
 
     fn angles(&self, rotary_idx: usize) -> Option<&Angles> {

@@ -85,6 +85,7 @@ impl TokenModel for Bigram {
             n_parameters: self.table.len() as u64,
             default_decoder_input: DefaultDecoderInput::None,
             has_pooler: false,
+            has_adapters: false,
         }
     }
 

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use drivetrain_engine::{
-    Batch, Engine, LoadRequest, LoadedModel, Options, Outputs, Segment, SeqId, Services,
+    AdapterId, Batch, Engine, LoadRequest, LoadedModel, Options, Outputs, Segment, SeqId, Services,
     TokenModel, Wanted,
 };
 use drivetrain_example::Example;
@@ -15,6 +15,7 @@ fn load(options: &[(&str, &str)]) -> Result<Box<dyn TokenModel>, String> {
     let request = LoadRequest {
         model_name: "example",
         model_dir: &Path::new(env!("CARGO_MANIFEST_DIR")).join("model"),
+        adapter_dir: None,
         options: Options::new(options),
         n_threads: NonZeroUsize::MIN,
         services: Services::silent(),
@@ -35,6 +36,7 @@ fn next(model: &mut dyn TokenModel, text: &str) -> [f32; VOCAB] {
         n_tokens: tokens.len() as u32,
         position: 0,
         wanted: Wanted::LastLogits,
+        adapter: AdapterId::NONE,
     }];
     let batch = Batch::new(&segments, &tokens, &[]).expect("the batch is right");
     let mut logits = [0.0; VOCAB];

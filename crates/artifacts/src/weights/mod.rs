@@ -50,6 +50,15 @@ impl Weights {
         open::open(dir)
     }
 
+    /// Maps the weights of an adapter as PEFT saves it: `adapter_model.safetensors`, else
+    /// `adapter_model.bin`.
+    ///
+    /// # Errors
+    /// Neither is there, or the file breaks its format; the error names file and tensor.
+    pub fn open_adapter(dir: &ModelDir) -> Result<Self, ArtifactError> {
+        open::open_adapter(dir)
+    }
+
     /// The names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

@@ -36,6 +36,22 @@ pub(super) fn open(dir: &ModelDir) -> Result<Weights, ArtifactError> {
     collect(vec![(name, path)], None, safetensors::read_header)
 }
 
+/// The files of an adapter's weights, the preferred first.
+const ADAPTERS: [(&str, ReadHeader); 2] = [
+    ("adapter_model.safetensors", safetensors::read_header),
+    ("adapter_model.bin", torch::read_header),
+];
+
+pub(super) fn open_adapter(dir: &ModelDir) -> Result<Weights, ArtifactError> {
+    for (name, read_header) in ADAPTERS {
+        if let Some(path) = dir.file(name)? {
+            return collect(vec![(name.to_owned(), path)], None, read_header);
+        }
+    }
+    let wanted = "the adapter's weights: expected adapter_model.safetensors or adapter_model.bin";
+    Err(ArtifactError::MissingFile { dir: dir.path().to_owned(), wanted: wanted.to_owned() })
+}
+
 /// Whether the directory holds files that weights are read from rather than from a GGUF model.
 pub(crate) fn has_hugging_face_weights(dir: &ModelDir) -> Result<bool, ArtifactError> {
     for (name, _) in CHECKPOINTS {

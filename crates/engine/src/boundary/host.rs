@@ -2,6 +2,7 @@
 //! tell a library's engine from one in its own process.
 
 use std::cell::RefCell;
+use std::path::Path;
 
 use abi_stable::erased_types::TD_Opaque;
 use abi_stable::std_types::{RSlice, RStr, RVec};
@@ -15,7 +16,7 @@ use super::types::{
     AbiBatch, AbiCall, AbiEntry, AbiLoadRequest, AbiOutputs, AbiPair, AbiRequest, AbiResult,
     AbiRows, path_bytes,
 };
-use crate::batch::{Batch, Outputs, SeqId};
+use crate::batch::{AdapterId, Batch, Outputs, SeqId};
 use crate::model::{Call, Engine, EngineInfo, LoadRequest, LoadedModel, Reply, Request};
 use crate::{
     EngineError, LogLevel, MetricKind, RequestModel, RequestModelInfo, Services, TokenModel,
@@ -46,6 +47,7 @@ impl Engine for ForeignEngine {
         let abi_request = AbiLoadRequest {
             model_name: request.model_name.into(),
             model_dir: path_bytes(request.model_dir)?.into(),
+            adapter_dir: request.adapter_dir.map_or(Ok(&[][..]), path_bytes)?.into(),
             options: RSlice::from_slice(&options),
             n_threads: request.n_threads.get(),
         };
@@ -133,6 +135,17 @@ impl TokenModel for ForeignTokenModel {
             self.fault.replace(Some(error));
             0
         })
+    }
+
+    fn load_adapter(&mut self, adapter: AdapterId, dir: &Path) -> Result<(), EngineError> {
+        self.raise_fault()?;
+        plain(self.model.load_adapter(adapter, path_bytes(dir)?.into()))
+    }
+
+    fn unload_adapter(&mut self, adapter: AdapterId) {
+        if let Err(error) = plain(self.model.unload_adapter(adapter)) {
+            self.fault.replace(Some(error));
+        }
     }
 
     fn health(&mut self) -> Result<(), EngineError> {

@@ -15,7 +15,7 @@ use super::types::{
     AbiBatch, AbiCall, AbiEngineInfo, AbiLoadRequest, AbiOutputs, AbiPair, AbiRequest, AbiResult,
     AbiRows,
 };
-use crate::{AbiVersion, LogLevel, MetricKind, RequestModelInfo, SeqId, TokenModelInfo};
+use crate::{AbiVersion, AdapterId, LogLevel, MetricKind, RequestModelInfo, SeqId, TokenModelInfo};
 
 /// [`HostServices`](crate::HostServices), implemented by the host. Nothing it does fails.
 #[sabi_trait]
@@ -66,6 +66,10 @@ pub trait AbiTokenModel: Send {
     fn release(&mut self, sequence: SeqId) -> AbiResult<()>;
     /// Sequences alive.
     fn n_sequences(&self) -> AbiResult<usize>;
+    /// Loads an adapter from a directory, whose path is as the system has it.
+    fn load_adapter(&mut self, adapter: AdapterId, dir: RSlice<'_, u8>) -> AbiResult<()>;
+    /// Frees an adapter.
+    fn unload_adapter(&mut self, adapter: AdapterId) -> AbiResult<()>;
     /// Whether the model can still compute.
     #[sabi(last_prefix_field)]
     fn health(&mut self) -> AbiResult<()>;

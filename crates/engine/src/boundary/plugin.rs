@@ -16,7 +16,7 @@ use super::types::{
     AbiBatch, AbiCall, AbiEngineInfo, AbiLoadRequest, AbiOutputs, AbiPair, AbiRequest, AbiResult,
     AbiRows, path_from_bytes,
 };
-use crate::batch::{Batch, Outputs, SeqId};
+use crate::batch::{AdapterId, Batch, Outputs, SeqId};
 use crate::model::{Call, Engine, LoadRequest, LoadedModel, Options, Reply, Request};
 use crate::{EngineError, HostServices, LogLevel, MetricKind, RequestModel, Services, TokenModel};
 
@@ -57,11 +57,13 @@ impl AbiEngine for Exported {
         guard(|| {
             let services = Services::new(Arc::new(HostSide(services)));
             let model_dir = path_from_bytes(request.model_dir.as_slice())?;
+            let adapter_dir = path_from_bytes(request.adapter_dir.as_slice())?;
             let options: Vec<(&str, &str)> =
                 request.options.iter().map(|pair| pair.get()).collect();
             let loaded = self.0.load(&LoadRequest {
                 model_name: request.model_name.as_str(),
                 model_dir: &model_dir,
+                adapter_dir: Some(adapter_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty()),
                 options: Options::new(&options),
                 n_threads: NonZeroUsize::new(request.n_threads).unwrap_or(NonZeroUsize::MIN),
                 services: services.clone(),
@@ -160,6 +162,17 @@ impl AbiTokenModel for Kept<dyn TokenModel> {
 
     fn n_sequences(&self) -> AbiResult<usize> {
         guard(|| Ok(self.get().n_sequences()))
+    }
+
+    fn load_adapter(&mut self, adapter: AdapterId, dir: RSlice<'_, u8>) -> AbiResult<()> {
+        guard(|| self.get_mut().load_adapter(adapter, &path_from_bytes(dir.as_slice())?))
+    }
+
+    fn unload_adapter(&mut self, adapter: AdapterId) -> AbiResult<()> {
+        guard(|| {
+            self.get_mut().unload_adapter(adapter);
+            Ok(())
+        })
     }
 
     fn health(&mut self) -> AbiResult<()> {

@@ -123,6 +123,8 @@ pub struct AbiLoadRequest<'a> {
     pub(crate) model_name: RStr<'a>,
     /// The path as the system has it, UTF-8 or not.
     pub(crate) model_dir: RSlice<'a, u8>,
+    /// Likewise; empty for none.
+    pub(crate) adapter_dir: RSlice<'a, u8>,
     pub(crate) options: RSlice<'a, AbiPair<'a>>,
     pub(crate) n_threads: usize,
 }

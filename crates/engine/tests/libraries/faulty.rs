@@ -88,6 +88,7 @@ impl TokenModel for Model {
             n_parameters: 0,
             default_decoder_input: DefaultDecoderInput::ShiftRight,
             has_pooler: false,
+            has_adapters: false,
         }
     }
 

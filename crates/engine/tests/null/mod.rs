@@ -1,7 +1,7 @@
 //! An engine that computes nothing, so that what is left is the cost of the call.
 
 use drivetrain_engine::{
-    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, HeadKind, LoadRequest,
+    AdapterId, Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, HeadKind, LoadRequest,
     LoadedModel, ModelKind, Options, Outputs, Segment, SeqId, Services, TokenModel, TokenModelInfo,
     Wanted,
 };
@@ -50,6 +50,7 @@ impl TokenModel for NullModel {
             n_parameters: 0,
             default_decoder_input: DefaultDecoderInput::None,
             has_pooler: false,
+            has_adapters: false,
         }
     }
 
@@ -80,6 +81,7 @@ pub(crate) fn load(engine: &dyn Engine) -> Box<dyn TokenModel> {
     let request = LoadRequest {
         model_name: "null",
         model_dir: Path::new(""),
+        adapter_dir: None,
         options: Options::new(&[]),
         n_threads: NonZeroUsize::MIN,
         services: Services::silent(),
@@ -104,6 +106,7 @@ pub(crate) fn steps(n: u32) -> (Vec<Segment>, Vec<u32>) {
         n_tokens: 1,
         position: 0,
         wanted: Wanted::LastLogits,
+        adapter: AdapterId::NONE,
     };
     ((0..n).map(segment).collect(), (0..n).collect())
 }

@@ -164,6 +164,7 @@ impl TokenModel for Null {
             n_parameters: 1,
             default_decoder_input: DefaultDecoderInput::None,
             has_pooler: false,
+            has_adapters: false,
         }
     }
 

@@ -155,6 +155,7 @@ impl TokenModel for CountingModel {
                 _ => DefaultDecoderInput::None,
             },
             has_pooler: false,
+            has_adapters: false,
         }
     }
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use drivetrain_engine::{
-    Batch, Engine, LoadRequest, LoadedModel, ModelKind, Options, Outputs, Segment, SeqId, Services,
-    TokenModel, Wanted,
+    AdapterId, Batch, Engine, LoadRequest, LoadedModel, ModelKind, Options, Outputs, Segment,
+    SeqId, Services, TokenModel, Wanted,
 };
 
 use crate::Accelerate;
@@ -17,6 +17,7 @@ fn load(fixture: &str) -> Box<dyn TokenModel> {
     let request = LoadRequest {
         model_name: fixture,
         model_dir: &dir,
+        adapter_dir: None,
         options: Options::new(&[]),
         n_threads: NonZeroUsize::MIN,
         services: Services::silent(),
@@ -37,6 +38,7 @@ fn hidden(model: &mut dyn TokenModel) -> Vec<f32> {
         n_tokens,
         position,
         wanted: Wanted::Hidden,
+        adapter: AdapterId::NONE,
     };
     let kind = model.info().kind;
     let mut run = |segments: &[Segment], encode: bool| {

@@ -1,12 +1,13 @@
 //! A model under test, and the numbers it is compared with.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use drivetrain_accelerate::Accelerate;
 use drivetrain_engine::{
-    Batch, Engine, EngineError, LoadRequest, LoadedModel, ModelKind, Options, Outputs, Segment,
-    SeqId, Services, TokenModel, TokenModelInfo, Wanted,
+    AdapterId, Batch, Engine, EngineError, LoadRequest, LoadedModel, ModelKind, Options, Outputs,
+    Segment, SeqId, Services, TokenModel, TokenModelInfo, Wanted,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -25,9 +26,18 @@ pub(crate) fn try_load(
     dir: &Path,
     options: &[(&str, &str)],
 ) -> Result<Box<dyn TokenModel>, EngineError> {
+    try_load_with(dir, None, options)
+}
+
+pub(crate) fn try_load_with(
+    dir: &Path,
+    adapter_dir: Option<&Path>,
+    options: &[(&str, &str)],
+) -> Result<Box<dyn TokenModel>, EngineError> {
     let request = LoadRequest {
         model_name: "test",
         model_dir: dir,
+        adapter_dir,
         options: Options::new(options),
         n_threads: NonZeroUsize::new(2).unwrap(),
         services: Services::silent(),
@@ -43,6 +53,8 @@ pub(crate) struct Model {
     pub(crate) inner: Box<dyn TokenModel>,
     pub(crate) info: TokenModelInfo,
     next: u64,
+    /// The adapters that sequences go through; none for others.
+    pub(crate) adapters: HashMap<SeqId, AdapterId>,
 }
 
 /// What one segment is.
@@ -65,7 +77,11 @@ impl Model {
     pub(crate) fn load(dir: &Path) -> Self {
         let inner = try_load(dir, &[])
             .unwrap_or_else(|error| panic!("{}: {error}: {:?}", dir.display(), error.causes()));
-        Self { info: inner.info(), inner, next: 1 }
+        Self::of(inner)
+    }
+
+    pub(crate) fn of(inner: Box<dyn TokenModel>) -> Self {
+        Self { info: inner.info(), inner, next: 1, adapters: HashMap::new() }
     }
 
     pub(crate) fn name(&mut self) -> SeqId {
@@ -87,6 +103,7 @@ impl Model {
                 n_tokens: part.tokens.len() as u32,
                 position: part.position as u32,
                 wanted: part.wanted,
+                adapter: self.adapters.get(&part.sequence).copied().unwrap_or_default(),
             });
             tokens.extend_from_slice(part.tokens);
         }
