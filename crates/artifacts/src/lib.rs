@@ -6,6 +6,7 @@
 //! they are opened, offsets before they are followed. Nothing in a file is executed.
 #![deny(unsafe_code)]
 
+mod adapter;
 mod archive;
 mod chat_template;
 mod error;
@@ -20,6 +21,7 @@ mod tokenizer;
 
 mod weights;
 
+pub use adapter::AdapterBase;
 pub use chat_template::ChatTemplates;
 pub use error::ArtifactError;
 pub use generation::{EarlyStopping, GenerationConfig};

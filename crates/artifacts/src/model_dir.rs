@@ -42,6 +42,8 @@ pub struct ModelDir {
     links: Links,
     /// The name of the GGUF file that was opened as the model.
     lone_file: Option<String>,
+    /// Where files are looked for that are not here.
+    base: Option<Box<ModelDir>>,
 }
 
 /// Whether a file of the model may be a link that leads out of its directory.
@@ -95,7 +97,13 @@ impl ModelDir {
     }
 
     fn of(root: PathBuf, source: &Path, links: Links) -> Self {
-        Self { root, source: source.to_owned(), links, lone_file: None }
+        Self { root, source: source.to_owned(), links, lone_file: None, base: None }
+    }
+
+    /// This directory's files, and where it has none of a name, `base`'s.
+    #[must_use]
+    pub fn over(self, base: &ModelDir) -> Self {
+        Self { base: Some(Box::new(base.clone())), ..self }
     }
 
     /// The root of the model's files.
@@ -138,7 +146,9 @@ impl ModelDir {
         let io = |source| ArtifactError::Io { path: path.clone(), action: "open", source };
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
-            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) if is_absent(&error) => {
+                return self.base.as_ref().map_or(Ok(None), |base| base.file(relative));
+            }
             Err(error) => return Err(io(error)),
         };
         if self.links == Links::Refuse {

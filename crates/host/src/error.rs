@@ -46,6 +46,35 @@ pub enum HostError {
         /// Name, and version where there is one.
         name: String,
     },
+    /// No adapter of this name.
+    #[error("Adapter {name} is not registered")]
+    AdapterNotFound {
+        /// The name asked for.
+        name: String,
+    },
+    /// An adapter of this name is registered already.
+    #[error("adapter {name} is registered already: update it, or give another name")]
+    AdapterExists {
+        /// The name.
+        name: String,
+    },
+    /// What is said to hold an adapter does not.
+    #[error("src={src}: no directory of this machine; an adapter is given by a local path")]
+    AdapterSource {
+        /// What was given.
+        src: String,
+    },
+    /// The engine could not load an adapter.
+    #[error("adapter {name}: {}", error.message())]
+    AdapterFailed {
+        /// Its name.
+        name: String,
+        /// What the engine says.
+        error: EngineError,
+    },
+    /// The model has no adapters.
+    #[error("LoRA is not enabled.")]
+    NoAdapters,
     /// The model is still loading, or is being unloaded.
     #[error("model is not ready: {model}")]
     NotReady {

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use drivetrain_engine::{
-    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, HeadKind, LoadRequest,
-    LoadedModel, ModelKind, Outputs, SeqId, TokenId, TokenModel, TokenModelInfo, Wanted,
+    AdapterId, Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, HeadKind,
+    LoadRequest, LoadedModel, ModelKind, Outputs, SeqId, TokenId, TokenModel, TokenModelInfo,
+    Wanted,
 };
 
 pub(crate) const VOCAB: u32 = 40;
@@ -34,6 +35,8 @@ pub(crate) struct Book {
     pub(crate) fails_at: Option<(usize, Failure)>,
     pub(crate) n_released: usize,
     pub(crate) n_forks: usize,
+    pub(crate) most_adapters: usize,
+    pub(crate) n_unloaded: usize,
     /// What `health` says.
     pub(crate) illness: Option<EngineError>,
 }
@@ -57,12 +60,16 @@ pub(crate) struct Fake {
     pub(crate) book: Arc<Mutex<Book>>,
     sequences: HashMap<SeqId, Held>,
     n_alive: Arc<AtomicUsize>,
+    /// The loaded adapters, with what they do to what is said.
+    adapters: HashMap<AdapterId, u32>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Held {
     /// Shared by forks, so that it counts once.
     encoder: Arc<Vec<TokenId>>,
+    /// What it goes through, once something has.
+    adapter: Option<AdapterId>,
     tokens: Vec<TokenId>,
     /// Enough for the tokens; forks share them until they are written.
     blocks: Vec<Arc<()>>,
@@ -112,6 +119,12 @@ pub(crate) fn info(kind: ModelKind) -> TokenModelInfo {
     }
 }
 
+/// What the next token follows from beside the tokens: the encoder's input and the adapter.
+pub(crate) fn context(encoder: &[TokenId], adapter: u32) -> Vec<TokenId> {
+    let adapter = Some(1000 + adapter).filter(|_| adapter > 0);
+    encoder.iter().copied().chain(adapter).collect()
+}
+
 /// The token that follows these.
 pub(crate) fn next_token(encoder: &[TokenId], tokens: &[TokenId]) -> TokenId {
     let mix = |hash: u32, token: &TokenId| hash.wrapping_mul(31).wrapping_add(*token + 7);
@@ -149,7 +162,13 @@ pub(crate) fn hidden(encoder: &[TokenId], tokens: &[TokenId]) -> [f32; DIM] {
 
 impl Fake {
     pub(crate) fn new(info: TokenModelInfo) -> Self {
-        Self { info, book: Arc::default(), sequences: HashMap::new(), n_alive: Arc::default() }
+        Self {
+            info,
+            book: Arc::default(),
+            sequences: HashMap::new(),
+            n_alive: Arc::default(),
+            adapters: HashMap::new(),
+        }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -158,6 +177,17 @@ impl Fake {
 
     fn sin(&self, what: String) {
         self.book().sins.push(what);
+    }
+
+    /// What an adapter does. Where the engine has none to load, its number stands for it.
+    fn adapter(&self, id: AdapterId) -> u32 {
+        if id == AdapterId::NONE || !self.info.has_adapters {
+            return id.0;
+        }
+        self.adapters.get(&id).copied().unwrap_or_else(|| {
+            self.sin(format!("adapter {} is not loaded", id.0));
+            u32::MAX
+        })
     }
 
     fn check_batch(&self, batch: &Batch<'_>) -> Result<(), EngineError> {
@@ -233,7 +263,9 @@ impl TokenModel for Fake {
             if self.sequences.contains_key(&segment.sequence) || segment.position != 0 {
                 self.sin("encodes what is encoded".to_owned());
             }
-            let held = Held { encoder: Arc::new(segment.tokens.to_vec()), ..Held::default() };
+            let adapter = Some(segment.adapter);
+            let encoder = Arc::new(segment.tokens.to_vec());
+            let held = Held { encoder, adapter, ..Held::default() };
             self.sequences.insert(segment.sequence, held);
         }
         self.check_capacity();
@@ -259,11 +291,17 @@ impl TokenModel for Fake {
             if self.info.kind == ModelKind::EncoderDecoder && known.is_none() {
                 self.sin("decodes what is not encoded".to_owned());
             }
+            let adapter = self.adapter(segment.adapter);
             let held = self.sequences.entry(segment.sequence).or_default();
+            if *held.adapter.get_or_insert(segment.adapter) != segment.adapter {
+                let what = "a sequence changes its adapter".to_owned();
+                self.book.lock().unwrap().sins.push(what);
+            }
+            let context = context(&held.encoder, adapter);
             for (idx, token) in segment.tokens.iter().enumerate() {
                 held.push(*token, block);
                 if segment.wanted == Wanted::Hidden {
-                    out.next_hidden(1)?.copy_from_slice(&hidden(&held.encoder, &held.tokens));
+                    out.next_hidden(1)?.copy_from_slice(&hidden(&context, &held.tokens));
                 }
                 let is_last = idx + 1 == segment.tokens.len();
                 let wants = match segment.wanted {
@@ -272,7 +310,7 @@ impl TokenModel for Fake {
                     _ => false,
                 };
                 if wants && !std::mem::take(&mut skips_row) {
-                    fill_logits(&held.encoder, &held.tokens, out.next_logits(1)?);
+                    fill_logits(&context, &held.tokens, out.next_logits(1)?);
                 }
             }
             if held.tokens.len() > self.info.max_positions as usize {
@@ -318,6 +356,28 @@ impl TokenModel for Fake {
 
     fn n_sequences(&self) -> usize {
         self.sequences.len()
+    }
+
+    /// What it does is in the file `number`.
+    fn load_adapter(
+        &mut self,
+        adapter: AdapterId,
+        dir: &std::path::Path,
+    ) -> Result<(), EngineError> {
+        let number = std::fs::read_to_string(dir.join("number")).ok();
+        let number = number.and_then(|text| text.trim().parse().ok());
+        let number = number.ok_or_else(|| EngineError::bad_input("number: no such file"))?;
+        if self.adapters.insert(adapter, number).is_some() {
+            self.sin(format!("adapter {} is loaded twice", adapter.0));
+        }
+        let mut book = self.book();
+        book.most_adapters = book.most_adapters.max(self.adapters.len());
+        Ok(())
+    }
+
+    fn unload_adapter(&mut self, adapter: AdapterId) {
+        self.adapters.remove(&adapter);
+        self.book().n_unloaded += 1;
     }
 
     fn health(&mut self) -> Result<(), EngineError> {
@@ -372,6 +432,7 @@ impl Engine for FakeEngine {
             book: Arc::clone(&self.book),
             sequences: HashMap::new(),
             n_alive: Arc::clone(&self.n_alive),
+            adapters: HashMap::new(),
         })))
     }
 }

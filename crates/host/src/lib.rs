@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod activity;
+mod adapters;
 mod constraint;
 mod error;
 #[cfg(test)]
@@ -31,6 +32,7 @@ mod sources;
 mod tasks;
 mod text;
 
+pub use adapters::{AdapterChange, AdapterChoice, AdapterInfo};
 pub use drivetrain_engine::{EngineError, ErrorKind, OpenEngineError};
 pub use drivetrain_sources::{SourceError, Stop, Watch};
 pub use error::HostError;

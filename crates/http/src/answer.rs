@@ -5,6 +5,7 @@ use drivetrain_host::{HostError, ModelHandle, ModelStatus, Task, TaskRequest};
 use tracing::Span;
 
 use crate::accept::accept;
+use crate::adapters::through;
 use crate::app::App;
 use crate::call::Call;
 use crate::failure::ApiError;
@@ -31,6 +32,7 @@ pub(crate) async fn answer(
     if model.is_request_model() {
         return raw::answer(model, id, call, app.frame_timeout).await;
     }
+    let model = &through(&call, model.clone())?;
     if model.task().is_some_and(Task::generates)
         && let Some(response) = generation::answer(app, model, id, &mut call).await?
     {

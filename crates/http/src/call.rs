@@ -62,11 +62,16 @@ impl Call {
         &self.parts.headers
     }
 
+    /// A parameter of the query.
+    pub(crate) fn query(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
     /// A parameter that may come as a query parameter, a header, or a content entry; of these the
     /// first.
     pub(crate) fn parameter(&self, name: &str) -> Option<String> {
-        if let Some((_, value)) = self.query.iter().find(|(key, _)| key == name) {
-            return Some(value.clone());
+        if let Some(value) = self.query(name) {
+            return Some(value.to_owned());
         }
         if let Some(value) = self.parts.headers.get(name) {
             return Some(header_text(value.as_bytes()));

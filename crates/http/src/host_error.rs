@@ -30,6 +30,13 @@ impl From<HostError> for ApiError {
             HostError::NoDefaultModel { .. } => {
                 (FailureKind::BadRequest, "Parameter model_name is required.".to_owned())
             }
+            HostError::NoAdapters => (FailureKind::BadRequest, error.to_string()),
+            HostError::AdapterNotFound { .. } | HostError::AdapterFailed { .. } => {
+                (FailureKind::Unparsed, chain(&error))
+            }
+            HostError::AdapterExists { .. } | HostError::AdapterSource { .. } => {
+                (FailureKind::IllegalArgument, chain(&error))
+            }
             HostError::NotReady { model } => {
                 (FailureKind::NotReady, format!("Model is not ready: {model}"))
             }

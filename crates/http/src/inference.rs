@@ -10,6 +10,7 @@ use tracing::Span;
 use utoipa::ToSchema;
 
 use crate::accept::ReplyFormat;
+use crate::adapters::through;
 use crate::app::App;
 use crate::call::Call;
 use crate::documents::DjlError;
@@ -156,6 +157,7 @@ async fn answer(
         }
         _ => {}
     }
+    let model = through(call, model)?;
     let request = TaskRequest {
         id: id.as_str().to_owned(),
         inputs: items.inputs,

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod adapters;
 mod answer;
 mod app;
 mod body;

@@ -124,27 +124,50 @@ struct Worker {
     responses((status = 200, description = "The models", body = Object))
 )]
 pub(crate) async fn list(State(app): State<App>, uri: Uri) -> Result<Response, ApiError> {
-    let query = parse_query(uri.query().unwrap_or_default())?;
-    let number = |name: &str| -> Result<Option<i64>, ApiError> {
-        let Some((_, value)) = query.iter().find(|(key, _)| key == name) else { return Ok(None) };
-        value.trim().parse().map(Some).map_err(|_| {
-            ApiError::new(
-                FailureKind::IllegalArgument,
-                format!("{name}={value}: expected a whole number"),
-            )
-        })
-    };
-    let limit = number("limit")?
-        .and_then(|limit| usize::try_from(limit).ok())
-        .filter(|limit| *limit <= MAX_PAGE)
-        .unwrap_or(MAX_PAGE);
-    let offset =
-        number("next_page_token")?.map_or(0, |offset| usize::try_from(offset).unwrap_or(0));
-    let models = app.host.models();
-    let end = offset.saturating_add(limit);
-    let page = models.iter().skip(offset).take(limit).map(|model| summary(&app, model)).collect();
-    let next_page_token = (end < models.len()).then(|| end.to_string());
-    Ok(json_response(StatusCode::OK, &ModelList { next_page_token, models: page }))
+    let page = Page::of(&parse_query(uri.query().unwrap_or_default())?)?;
+    let (models, next_page_token) = page.cut(app.host.models());
+    let models = models.iter().map(|model| summary(&app, model)).collect();
+    Ok(json_response(StatusCode::OK, &ModelList { next_page_token, models }))
+}
+
+/// A page of a list: `limit` and `next_page_token`.
+pub(crate) struct Page {
+    offset: usize,
+    limit: usize,
+}
+
+impl Page {
+    /// The page that the query asks for.
+    ///
+    /// # Errors
+    /// One of the two is no whole number.
+    pub(crate) fn of(query: &[(String, String)]) -> Result<Self, ApiError> {
+        let number = |name: &str| -> Result<Option<i64>, ApiError> {
+            let Some((_, value)) = query.iter().find(|(key, _)| key == name) else {
+                return Ok(None);
+            };
+            value.trim().parse().map(Some).map_err(|_| {
+                ApiError::new(
+                    FailureKind::IllegalArgument,
+                    format!("{name}={value}: expected a whole number"),
+                )
+            })
+        };
+        let limit = number("limit")?
+            .and_then(|limit| usize::try_from(limit).ok())
+            .filter(|limit| *limit <= MAX_PAGE)
+            .unwrap_or(MAX_PAGE);
+        let offset =
+            number("next_page_token")?.map_or(0, |offset| usize::try_from(offset).unwrap_or(0));
+        Ok(Self { offset, limit })
+    }
+
+    /// The page's part of `all`, and the token of the next page if there is one.
+    pub(crate) fn cut<T>(&self, all: Vec<T>) -> (Vec<T>, Option<String>) {
+        let end = self.offset.saturating_add(self.limit);
+        let next = (end < all.len()).then(|| end.to_string());
+        (all.into_iter().skip(self.offset).take(self.limit).collect(), next)
+    }
 }
 
 /// `GET /models/{name}[/{version}]`: DJL's array, or one object on a multi-model endpoint.

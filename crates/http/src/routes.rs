@@ -13,7 +13,9 @@ use crate::app::{App, AppState};
 use crate::failure::ApiError;
 use crate::generation::v1;
 use crate::server::Limits;
-use crate::{documents, inference, management, metrics, ping, predictions, respond, sagemaker};
+use crate::{
+    adapters, documents, inference, management, metrics, ping, predictions, respond, sagemaker,
+};
 
 /// What a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +84,15 @@ fn management() -> Router<App> {
     Router::new()
         .route("/server/metrics", get(metrics::server_metrics))
         .route("/models", get(management::list))
+        .route("/adapters", get(adapters::list).post(adapters::register))
+        .route("/adapters/{adapter}", get(adapters::describe).delete(adapters::unregister))
+        .route("/adapters/{adapter}/update", post(adapters::update))
+        .route("/models/{name}/adapters", get(adapters::list).post(adapters::register))
+        .route(
+            "/models/{name}/adapters/{adapter}",
+            get(adapters::describe).delete(adapters::unregister),
+        )
+        .route("/models/{name}/adapters/{adapter}/update", post(adapters::update))
         .route("/models/{name}", get(management::describe))
         .route("/models/{name}/{version}", get(management::describe))
 }

@@ -152,7 +152,8 @@ fn list_safetensors(dir: &ModelDir) -> Result<Vec<String>, ArtifactError> {
     for entry in std::fs::read_dir(dir.path()).map_err(io)? {
         let name = entry.map_err(io)?.file_name();
         let Some(name) = name.to_str() else { continue };
-        if name.ends_with(".safetensors") && !name.starts_with('.') {
+        let is_adapter = ADAPTERS.iter().any(|(adapter, _)| *adapter == name);
+        if name.ends_with(".safetensors") && !name.starts_with('.') && !is_adapter {
             found.push(name.to_owned());
         }
     }

@@ -1,5 +1,6 @@
 //! Whole models on a fake engine: life cycle, tasks, and every way a request can end.
 
+mod adapters;
 mod faults;
 mod generation;
 mod raw;

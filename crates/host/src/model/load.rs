@@ -2,29 +2,29 @@
 
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use drivetrain_artifacts::{ModelDir, UnpackOptions};
-use drivetrain_config::{Environment, ModelConfig, ModelInputs, ModelSpec, Origin, ServerConfig};
+use drivetrain_artifacts::ModelDir;
+use drivetrain_config::{Environment, ModelSpec, ServerConfig};
 use drivetrain_engine::{
-    EngineError, ErrorKind, LoadRequest, LoadedModel, Options, RequestModel, Services, TokenModel,
+    EngineError, ErrorKind, LoadRequest, LoadedModel, MERGES_ADAPTERS, Options, RequestModel,
+    Services, TokenModel,
 };
-use drivetrain_sources::{Stop, Watch};
 
 use super::inbox::Inbox;
+use super::open::{Opened, adapters_of, open};
 use super::request_pool::{RawJob, RequestPool, panic_text};
 use super::services::ModelServices;
 use super::token_worker::TokenWorker;
 use super::{Door, ModelHandle, Shared};
 use crate::HostError;
+use crate::adapters::Mail;
 use crate::memory::{self, Bytes};
 use crate::registry::{EngineRegistry, FoundEngine};
-use crate::scheduler::{Job, Limits, Policy};
-use crate::sources::{self, Names, Place};
+use crate::scheduler::{Limits, Policy};
 use crate::tasks::{ModelText, TaskContext};
 
 /// Longest silence of an engine before its model is unhealthy, unless `predict_timeout` is shorter.
@@ -90,7 +90,7 @@ fn live(shared: Arc<Shared>, inputs: &LoadInputs) {
 /// The inbox of the model, whichever it is, for the end of its thread.
 #[derive(Default)]
 struct Inboxes {
-    token: OnceLock<Arc<Inbox<Job>>>,
+    token: OnceLock<Arc<Inbox<Mail>>>,
     request: OnceLock<Arc<Inbox<RawJob>>>,
 }
 
@@ -108,18 +108,19 @@ impl Inboxes {
 fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loaded, HostError> {
     let started = Instant::now();
     let name = shared.name.as_str();
-    let (config, files) = open(shared, inputs)?;
+    let opened = open(shared, inputs)?;
+    let config = Arc::clone(&opened.config);
     memory::check(name, &config.memory)?;
     let candidates = inputs.engines.candidates(&config.engine.value)?;
     let found: Vec<&str> = candidates.iter().map(|found| found.info.name.as_str()).collect();
     tracing::info!(model = name, wanted = %config.engine.value, set_by = %config.engine.source,
         candidates = ?found, "engines to try, best first");
     // The text side is read while the engine loads; only a scheduled model needs it.
-    let files = &files;
+    let files = &opened.texts;
     let (loaded, text) = thread::scope(|scope| {
         let wanted = config.task.as_ref().map(|task| task.value.as_str());
         let text = scope.spawn(move || ModelText::read(files, wanted));
-        let loaded = load_with(shared, &config, files, &candidates);
+        let loaded = load_with(shared, &opened, &candidates);
         let text = text.join().unwrap_or_else(|panic| {
             Err(EngineError::internal(format!("tokenizer: {}", panic_text(&*panic))).into())
         });
@@ -130,7 +131,7 @@ fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loade
     let capacity = config.batching.queue_capacity.value.get() as usize;
     let lifecycle = Arc::clone(&shared.lifecycle);
     let (loaded, door) = match model {
-        LoadedModel::Token(model) => {
+        LoadedModel::Token(mut model) => {
             let info = model.info();
             check_info(&info)?;
             log_figures(name, &info);
@@ -148,6 +149,7 @@ fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loade
             let tasks = Arc::new(TaskContext::new(name, wanted, text?, limits)?);
             let inbox = Arc::new(Inbox::new(capacity));
             let _ = inboxes.token.set(Arc::clone(&inbox));
+            let adapters = adapters_of(&opened, &inbox, model.as_mut())?;
             let worker = TokenWorker {
                 name: name.to_owned(),
                 inbox: Arc::clone(&inbox),
@@ -156,7 +158,7 @@ fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loade
                 retry_threshold: config.workers.retry_threshold.value,
                 n_leaked: Arc::new(AtomicUsize::new(0)),
             };
-            (Loaded::Token(worker, model), Door::Token { inbox, tasks })
+            (Loaded::Token(worker, model), Door::Token { inbox, tasks, adapters })
         }
         LoadedModel::Request(model) => {
             let inbox = Arc::new(Inbox::new(capacity));
@@ -196,96 +198,13 @@ fn silence_limit(predict_timeout: Duration) -> Duration {
     predict_timeout.clamp(SHORTEST_SILENCE_LIMIT, SILENCE_LIMIT)
 }
 
-/// Opens the model's directory, its settings, and the directory of its weights, each brought to this
-/// machine where it is elsewhere.
-fn open(shared: &Shared, inputs: &LoadInputs) -> Result<(Arc<ModelConfig>, ModelDir), HostError> {
-    let name = shared.name.as_str();
-    shared.lifecycle.progress("opening the files", 0, 0);
-    let unpack = UnpackOptions::default();
-    let spec = &inputs.spec;
-    let watch = LoadWatch(shared);
-    let bring = |place: Place<'_>| sources::bring(&place, &inputs.server, &inputs.env, &watch);
-    let own = || -> Result<ModelDir, HostError> {
-        let path = bring(Place {
-            key: "url",
-            text: spec.place(),
-            revision: None,
-            beside: None,
-            names: Names::Paths,
-            options: None,
-        })?;
-        shared.lifecycle.progress("opening the files", 0, 0);
-        Ok(ModelDir::open(&path, &unpack)?)
-    };
-    let dir = match spec.origin {
-        Origin::Artifact => Some(own()?),
-        _ => None,
-    };
-    let root = dir.as_ref().map_or_else(|| Path::new(&spec.url), |dir| dir.path());
-    let (config, warnings) = ModelConfig::resolve(ModelInputs {
-        name,
-        dir: root,
-        server: &inputs.server,
-        env: &inputs.env,
-        registration: &spec.registration(),
-    })?;
-    for warning in warnings {
-        tracing::warn!(model = name, at = %warning.at, "{}", warning.message);
-    }
-    for note in &config.notes {
-        tracing::info!(model = name, "{note}");
-    }
-    shared.lifecycle.set_load_limit(config.model_loading_timeout.value);
-    let config = Arc::new(config);
-    let _ = shared.config.set(Arc::clone(&config));
-    let files = match (&config.model_id, dir) {
-        (Some(id), dir) => {
-            let path = bring(Place {
-                key: "option.model_id",
-                text: &id.value,
-                revision: config.revision.as_ref().map(|revision| revision.value.as_str()),
-                beside: dir.as_ref().map(ModelDir::path),
-                names: Names::Hub,
-                options: Some(&config.options),
-            })?;
-            // What follows a `?` may be what grants access.
-            let model_id = id.value.split('?').next();
-            tracing::info!(model = name, model_id, set_by = %id.source,
-                path = %path.display(), "the weights are elsewhere");
-            shared.lifecycle.progress("opening the files", 0, 0);
-            ModelDir::open(&path, &unpack)?
-        }
-        (None, Some(dir)) => dir,
-        (None, None) => own()?,
-    };
-    Ok((config, files))
-}
-
-/// Shows a download as a part of loading, and ends it with that.
-struct LoadWatch<'a>(&'a Shared);
-
-impl Watch for LoadWatch<'_> {
-    fn progress(&self, stage: &str, done: u64, total: u64) {
-        self.0.lifecycle.beat();
-        self.0.lifecycle.progress(stage, done, total);
-    }
-
-    fn stop(&self) -> Option<Stop> {
-        if self.0.stop.load(Ordering::Relaxed) {
-            return Some(Stop::Cancelled);
-        }
-        let is_late = self.0.lifecycle.load_is_late();
-        is_late.then(|| Stop::Late(self.0.lifecycle.load_limit()))
-    }
-}
-
 /// Loads the model with the first engine that can. An engine chosen by name is the only one.
 fn load_with(
     shared: &Shared,
-    config: &ModelConfig,
-    files: &ModelDir,
+    opened: &Opened,
     candidates: &[&FoundEngine],
 ) -> Result<LoadedModel, HostError> {
+    let Opened { config, weights: files, adapter, .. } = opened;
     let local = files.path().to_string_lossy();
     // An engine, or the code behind it, is to load what was brought here, not bring it again.
     let is_address = |key: &str, value: &str| key == "model_id" && value.contains("://");
@@ -301,6 +220,14 @@ fn load_with(
     let mut first_error = None;
     for (idx, found) in candidates.iter().enumerate() {
         let engine = found.info.name.as_str();
+        if adapter.is_some() && !found.info.capabilities.iter().any(|c| c == MERGES_ADAPTERS) {
+            first_error.get_or_insert(HostError::Source {
+                key: "adapter_config.json",
+                value: files.path().display().to_string(),
+                reason: format!("engine {engine} merges no adapters into their base"),
+            });
+            continue;
+        }
         shared.lifecycle.progress("loading", 0, 0);
         let services = Services::new(Arc::new(ModelServices {
             model: shared.name.clone(),
@@ -311,6 +238,7 @@ fn load_with(
         let request = LoadRequest {
             model_name: &shared.name,
             model_dir: files.location(),
+            adapter_dir: adapter.as_ref().map(ModelDir::location),
             options: Options::new(&options),
             n_threads,
             services,

@@ -5,6 +5,7 @@ mod gauges;
 mod inbox;
 mod lifecycle;
 mod load;
+mod open;
 mod request_pool;
 mod services;
 mod sink;
@@ -22,15 +23,16 @@ use drivetrain_engine::{EngineError, EngineInfo, TokenModelInfo};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::activity::Activity;
+use crate::adapters::{AdapterChange, AdapterChoice, AdapterInfo, Adapters, Lease, Mail};
 use crate::generate::{Answers, GenerateRequest, Generation, Pipe, Term};
-use crate::scheduler::{Job, Outcome};
+use crate::scheduler::{Job, Outcome, Work};
 use crate::tasks::{PreparedGeneration, TaskContext, is_quick};
 use crate::{HostError, Input, RawFrames, RawReply, RawRequest, Task, TaskReply, TaskRequest};
-use inbox::{Inbox, Refusal};
+use inbox::Refusal;
 use request_pool::{FRAMES_AHEAD, RawJob, panic_text};
 use sink::WholeSink;
 
-pub(crate) use inbox::Place;
+pub(crate) use inbox::{Inbox, Place};
 pub(crate) use lifecycle::Lifecycle;
 pub use lifecycle::ModelStatus;
 pub(crate) use load::{LoadInputs, spawn};
@@ -46,7 +48,11 @@ pub(crate) const DRAIN_GRACE: Duration = Duration::from_millis(900);
 
 /// A model of the host's. Cheap to clone; the model itself lives until it is unloaded.
 #[derive(Clone)]
-pub struct ModelHandle(Arc<Shared>);
+pub struct ModelHandle {
+    shared: Arc<Shared>,
+    /// What requests through this handle go through.
+    adapters: AdapterChoice,
+}
 
 /// What the handles of a model and its thread share.
 pub(crate) struct Shared {
@@ -63,7 +69,7 @@ pub(crate) struct Shared {
 
 /// Where requests go, once the model is loaded.
 enum Door {
-    Token { inbox: Arc<Inbox<Job>>, tasks: Arc<TaskContext> },
+    Token { inbox: Arc<Inbox<Mail>>, tasks: Arc<TaskContext>, adapters: Option<Arc<Adapters>> },
     Request { inbox: Arc<Inbox<RawJob>> },
 }
 
@@ -75,7 +81,7 @@ impl ModelHandle {
         load_limit: Duration,
     ) -> Self {
         let lifecycle = Arc::new(Lifecycle::new(&name, load_limit));
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             name,
             version,
             lifecycle,
@@ -84,48 +90,54 @@ impl ModelHandle {
             config: OnceLock::new(),
             engine: OnceLock::new(),
             door: OnceLock::new(),
-        }))
+        });
+        Self { shared, adapters: AdapterChoice::None }
+    }
+
+    /// The same model, whose requests through the handle that comes back go through `adapters`.
+    pub fn through(&self, adapters: AdapterChoice) -> Self {
+        Self { shared: Arc::clone(&self.shared), adapters }
     }
 
     /// The name it is served under.
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.shared.name
     }
 
     /// Its version, if it was given one.
     pub fn version(&self) -> Option<&str> {
-        self.0.version.as_deref()
+        self.shared.version.as_deref()
     }
 
     /// Where it is in its life. True at the moment of asking: a model whose engine shows no life
     /// is unhealthy, one whose thread has ended has failed.
     pub fn status(&self) -> ModelStatus {
-        self.0.lifecycle.status()
+        self.shared.lifecycle.status()
     }
 
     /// What it is asked for; `None` until it is loaded, and for a model that answers itself.
     pub fn task(&self) -> Option<Task> {
-        self.0.task()
+        self.shared.task()
     }
 
     /// Its settings; `None` until they are read.
     pub fn config(&self) -> Option<Arc<ModelConfig>> {
-        self.0.config.get().cloned()
+        self.shared.config.get().cloned()
     }
 
     /// The engine it runs on; `None` until that is chosen.
     pub fn engine_name(&self) -> Option<&str> {
-        self.0.engine.get().map(|info| info.name.as_str())
+        self.shared.engine.get().map(|info| info.name.as_str())
     }
 
     /// What its engine says of itself; `None` until that is chosen.
     pub fn engine_info(&self) -> Option<&EngineInfo> {
-        self.0.engine.get()
+        self.shared.engine.get()
     }
 
     /// The model's figures; `None` until it is loaded, and for a model that answers itself.
     pub fn token_info(&self) -> Option<TokenModelInfo> {
-        match self.0.door.get()? {
+        match self.shared.door.get()? {
             Door::Token { tasks, .. } => Some(tasks.limits().info),
             Door::Request { .. } => None,
         }
@@ -133,7 +145,7 @@ impl ModelHandle {
 
     /// Whether it answers whole requests itself, through [`Self::submit_raw`].
     pub fn is_request_model(&self) -> bool {
-        matches!(self.0.door.get(), Some(Door::Request { .. }))
+        matches!(self.shared.door.get(), Some(Door::Request { .. }))
     }
 
     /// Waits until it is ready. To be awaited in a tokio runtime with its timer.
@@ -141,7 +153,7 @@ impl ModelHandle {
     /// # Errors
     /// Why it is not, and will not be.
     pub async fn wait_ready(&self) -> Result<(), HostError> {
-        self.0.lifecycle.wait_ready().await
+        self.shared.lifecycle.wait_ready().await
     }
 
     /// [`Self::wait_ready`] for a thread that may wait.
@@ -149,7 +161,7 @@ impl ModelHandle {
     /// # Errors
     /// Why it is not ready, and will not be.
     pub fn wait_ready_blocking(&self) -> Result<(), HostError> {
-        self.0.lifecycle.wait_ready_blocking()
+        self.shared.lifecycle.wait_ready_blocking()
     }
 
     /// Does the model's task on the request's inputs. Dropping the future cancels the work at the
@@ -158,29 +170,31 @@ impl ModelHandle {
     /// # Errors
     /// Any of the request's, the moment's or the engine's; see [`HostError`].
     pub async fn submit(&self, request: TaskRequest) -> Result<TaskReply, HostError> {
-        let _guard = self.0.activity.enter()?;
-        self.0.lifecycle.check_ready()?;
-        let Some(Door::Token { inbox, tasks }) = self.0.door.get() else {
+        let _guard = self.shared.activity.enter()?;
+        self.shared.lifecycle.check_ready()?;
+        let Some(Door::Token { inbox, tasks, .. }) = self.shared.door.get() else {
             return Err(self.wrong_kind("answers whole requests itself and has no task"));
         };
         let submitted = Instant::now();
         let place = self.reserve(inbox)?;
         let deadline = self.deadline(submitted, request.deadline);
         let term = Term { submitted, deadline };
+        let n_inputs = request.inputs.len();
         let n_bytes = request.inputs.iter().map(Input::n_bytes).sum::<usize>();
         let reader = Arc::clone(tasks);
         // The place goes along: a thread that reads a text goes on when nobody waits any more.
         let prepare = move || Ok((reader.prepare(&request)?, place));
-        let ((works, prepared), mut place) = if n_bytes > INLINE_BYTES {
+        let ((mut works, prepared), mut place) = if n_bytes > INLINE_BYTES {
             self.in_time(term, run_apart(prepare)).await?
         } else {
             guarded(prepare)?
         };
         place.widen(works.len()).map_err(|refusal| self.refused(refusal, inbox))?;
+        let leases = self.in_time(term, self.lease(&mut works, n_inputs)).await?;
         let (sender, receiver) = oneshot::channel();
         let sink = Box::new(WholeSink::new(works.len(), place, sender));
-        let job = Job { works, sink, priority: 0, submitted, deadline };
-        inbox.push(job).map_err(|_| self.0.lifecycle.lost())?;
+        let job = Job { works, sink, leases, priority: 0, submitted, deadline };
+        inbox.push(Mail::Job(job)).map_err(|_| self.shared.lifecycle.lost())?;
         let outcomes = self.in_time(term, self.answer(receiver)).await?;
         let n_tokens = outcomes.iter().map(Outcome::n_new_tokens).sum::<usize>();
         let tasks = Arc::clone(tasks);
@@ -198,9 +212,9 @@ impl ModelHandle {
     /// # Errors
     /// Any of the request's, the moment's or the engine's; see [`HostError`].
     pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, HostError> {
-        let guard = self.0.activity.enter()?;
-        self.0.lifecycle.check_ready()?;
-        let Some(Door::Token { inbox, tasks }) = self.0.door.get() else {
+        let guard = self.shared.activity.enter()?;
+        self.shared.lifecycle.check_ready()?;
+        let Some(Door::Token { inbox, tasks, .. }) = self.shared.door.get() else {
             return Err(self.wrong_kind("answers whole requests itself and has no task"));
         };
         let submitted = Instant::now();
@@ -208,6 +222,7 @@ impl ModelHandle {
         let deadline = self.deadline(submitted, request.deadline);
         let term = Term { submitted, deadline };
         let (id, priority) = (request.id.clone(), request.priority);
+        let n_inputs = request.prompts.len();
         let is_quick = is_quick(&request, INLINE_BYTES);
         let reader = Arc::clone(tasks);
         let prepare = move || Ok((reader.prepare_generation(&request)?, place));
@@ -216,13 +231,14 @@ impl ModelHandle {
         } else {
             self.in_time(term, run_apart(prepare)).await?
         };
-        let PreparedGeneration { works, plans, how } = prepared;
+        let PreparedGeneration { mut works, plans, how } = prepared;
         place.widen(works.len()).map_err(|refusal| self.refused(refusal, inbox))?;
+        let leases = self.in_time(term, self.lease(&mut works, n_inputs)).await?;
         let (pipe, sink) = Pipe::new(place);
-        let job = Job { works, sink: Box::new(sink), priority, submitted, deadline };
-        inbox.push(job).map_err(|_| self.0.lifecycle.lost())?;
+        let job = Job { works, sink: Box::new(sink), leases, priority, submitted, deadline };
+        inbox.push(Mail::Job(job)).map_err(|_| self.shared.lifecycle.lost())?;
         let answers = Answers::new(how, plans, Arc::clone(tasks));
-        let lifecycle = Arc::clone(&self.0.lifecycle);
+        let lifecycle = Arc::clone(&self.shared.lifecycle);
         Ok(Generation::new(&id, pipe, answers, term, (guard, lifecycle)))
     }
 
@@ -233,9 +249,9 @@ impl ModelHandle {
     /// # Errors
     /// Any of the request's, the moment's or the engine's before the first frame.
     pub async fn submit_raw(&self, request: RawRequest) -> Result<RawReply, HostError> {
-        let guard = self.0.activity.enter()?;
-        self.0.lifecycle.check_ready()?;
-        let Some(Door::Request { inbox }) = self.0.door.get() else {
+        let guard = self.shared.activity.enter()?;
+        self.shared.lifecycle.check_ready()?;
+        let Some(Door::Request { inbox }) = self.shared.door.get() else {
             return Err(self.wrong_kind("has a task and takes no raw requests"));
         };
         let submitted = Instant::now();
@@ -244,10 +260,94 @@ impl ModelHandle {
         let (head, head_receiver) = oneshot::channel();
         let (frames, receiver) = mpsc::channel(FRAMES_AHEAD);
         let job = RawJob { request, submitted, deadline, place, head, frames };
-        inbox.push(job).map_err(|_| self.0.lifecycle.lost())?;
+        inbox.push(job).map_err(|_| self.shared.lifecycle.lost())?;
         let term = Term { submitted, deadline };
         let head = self.in_time(term, self.answer(head_receiver)).await?;
         Ok(RawReply { head, frames: RawFrames { receiver, guard } })
+    }
+
+    /// Gives the works of a request with `n_inputs` inputs their adapters, loaded.
+    async fn lease(&self, works: &mut [Work], n_inputs: usize) -> Result<Vec<Lease>, HostError> {
+        if self.adapters == AdapterChoice::None {
+            return Ok(Vec::new());
+        }
+        if let AdapterChoice::Each(names) = &self.adapters {
+            if names.len() != n_inputs {
+                return Err(HostError::bad_request(format!(
+                    "adapters lists {} names for {n_inputs} inputs: give one for each",
+                    names.len()
+                )));
+            }
+            if works.len() != n_inputs {
+                return Err(HostError::bad_request(
+                    "this task makes several texts of an input: name one adapter for all of them",
+                ));
+            }
+        }
+        let leases = self.adapters()?.lease(&self.adapters, works.len()).await?;
+        for (work, lease) in works.iter_mut().zip(&leases) {
+            work.adapter = lease.id();
+        }
+        Ok(leases)
+    }
+
+    fn adapters(&self) -> Result<&Adapters, HostError> {
+        match self.shared.door.get() {
+            Some(Door::Token { adapters: Some(adapters), .. }) => Ok(adapters),
+            Some(_) => Err(HostError::NoAdapters),
+            None => {
+                self.shared.lifecycle.check_ready()?;
+                Err(HostError::NotReady { model: self.shared.name.clone() })
+            }
+        }
+    }
+
+    /// Whether adapters can be registered and named in requests.
+    pub fn has_adapters(&self) -> bool {
+        self.adapters().is_ok()
+    }
+
+    /// The registered adapters, by name.
+    ///
+    /// # Errors
+    /// The model has none, or is not loaded.
+    pub fn list_adapters(&self) -> Result<Vec<AdapterInfo>, HostError> {
+        Ok(self.adapters()?.list())
+    }
+
+    /// The adapter with this name or alias.
+    ///
+    /// # Errors
+    /// There is none, or as [`Self::list_adapters`].
+    pub fn find_adapter(&self, name: &str) -> Result<AdapterInfo, HostError> {
+        self.adapters()?.get(name)
+    }
+
+    /// Registers an adapter whose directory is on this machine, and loads it if it is to be.
+    ///
+    /// # Errors
+    /// The name is taken, there is no such directory, there is no slot, the engine can't use it, or
+    /// as [`Self::list_adapters`].
+    pub async fn register_adapter(&self, info: AdapterInfo) -> Result<(), HostError> {
+        let _guard = self.shared.activity.enter()?;
+        self.adapters()?.register(info).await
+    }
+
+    /// Changes an adapter; its files are read again. Requests that run go on with what they have.
+    ///
+    /// # Errors
+    /// As [`Self::register_adapter`].
+    pub async fn update_adapter(&self, name: &str, change: AdapterChange) -> Result<(), HostError> {
+        let _guard = self.shared.activity.enter()?;
+        self.adapters()?.update(name, change).await
+    }
+
+    /// Forgets an adapter. Requests that run go on with it.
+    ///
+    /// # Errors
+    /// As [`Self::find_adapter`].
+    pub fn unregister_adapter(&self, name: &str) -> Result<(), HostError> {
+        self.adapters()?.unregister(name)
     }
 
     /// Waits for the model's answer.
@@ -255,7 +355,7 @@ impl ModelHandle {
         &self,
         receiver: oneshot::Receiver<Result<T, HostError>>,
     ) -> Result<T, HostError> {
-        receiver.await.unwrap_or_else(|_| Err(self.0.lifecycle.lost()))
+        receiver.await.unwrap_or_else(|_| Err(self.shared.lifecycle.lost()))
     }
 
     /// Waits for `work` until the deadline, or shortly past the drain's.
@@ -268,15 +368,15 @@ impl ModelHandle {
             biased;
             end = work => end,
             () = tokio::time::sleep_until(term.deadline.into()) => Err(HostError::Timeout {
-                model: self.0.name.clone(),
+                model: self.shared.name.clone(),
                 waited: term.deadline.saturating_duration_since(term.submitted),
             }),
-            () = self.0.activity.past_drain(DRAIN_GRACE) => Err(HostError::ShuttingDown),
+            () = self.shared.activity.past_drain(DRAIN_GRACE) => Err(HostError::ShuttingDown),
         }
     }
 
     fn deadline(&self, submitted: Instant, wanted: Option<Instant>) -> Instant {
-        let limit = self.0.config.get().map(|config| config.predict_timeout.value);
+        let limit = self.shared.config.get().map(|config| config.predict_timeout.value);
         let own = limit.filter(|limit| !limit.is_zero()).and_then(|l| submitted.checked_add(l));
         // Without any limit, which 0 stands for too, a day stands for one: no request is kept for ever.
         let own = own.unwrap_or_else(|| submitted + Duration::from_secs(86_400));
@@ -288,31 +388,31 @@ impl ModelHandle {
     }
 
     fn refused<J>(&self, Refusal::Full: Refusal, inbox: &Inbox<J>) -> HostError {
-        HostError::QueueFull { model: self.0.name.clone(), capacity: inbox.capacity() }
+        HostError::QueueFull { model: self.shared.name.clone(), capacity: inbox.capacity() }
     }
 
     fn wrong_kind(&self, what: &str) -> HostError {
-        HostError::bad_request(format!("model {} {what}", self.0.name))
+        HostError::bad_request(format!("model {} {what}", self.shared.name))
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.0
+        &self.shared
     }
 
     /// Ends all work by `deadline`; a load is told to stop at once.
     pub(crate) fn drain(&self, deadline: Instant) {
-        match self.0.door.get() {
+        match self.shared.door.get() {
             Some(Door::Token { inbox, .. }) => inbox.drain(deadline),
             Some(Door::Request { inbox }) => inbox.drain(deadline),
-            None => self.0.stop.store(true, Ordering::Relaxed),
+            None => self.shared.stop.store(true, Ordering::Relaxed),
         }
     }
 
     /// Takes nothing more, and lets go of the model when the work in hand is done.
     pub(crate) fn unload(&self, deadline: Instant) {
-        self.0.lifecycle.unload();
+        self.shared.lifecycle.unload();
         self.drain(deadline);
-        if let Some(door) = self.0.door.get() {
+        if let Some(door) = self.shared.door.get() {
             door.close();
         }
     }
@@ -349,8 +449,8 @@ impl Drop for Shared {
 impl fmt::Debug for ModelHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ModelHandle")
-            .field("name", &self.0.name)
-            .field("version", &self.0.version)
+            .field("name", &self.shared.name)
+            .field("version", &self.shared.version)
             .field("status", &self.status())
             .finish_non_exhaustive()
     }

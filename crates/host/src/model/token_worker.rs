@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use drivetrain_engine::{EngineError, ErrorKind, TokenModel};
 
 use crate::HostError;
+use crate::adapters::Mail;
 use crate::model::faults::{Faults, Verdict};
 use crate::model::gauges::Gauges;
 use crate::model::inbox::Inbox;
 use crate::model::lifecycle::Lifecycle;
-use crate::scheduler::{Job, Limits, Scheduler, Step};
+use crate::scheduler::{Limits, Scheduler, Step};
 
 /// How often an idle model shows life and is asked for its health.
 const IDLE_TURN: Duration = Duration::from_secs(1);
@@ -22,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// What the thread of a model that the host schedules works with.
 pub(crate) struct TokenWorker {
     pub(crate) name: String,
-    pub(crate) inbox: Arc<Inbox<Job>>,
+    pub(crate) inbox: Arc<Inbox<Mail>>,
     pub(crate) lifecycle: Arc<Lifecycle>,
     pub(crate) limits: Limits,
     /// Failures of the engine's own in a row that are forgiven; then the model is given up, unless
@@ -58,13 +59,28 @@ impl TokenWorker {
         scheduler: &mut Scheduler,
         gauges: &mut Gauges,
     ) -> Result<(), HostError> {
-        let mut jobs = Vec::new();
+        let mut mail = Vec::new();
         let mut faults = Faults::default();
         let mut next_check = Instant::now();
         loop {
             self.lifecycle.beat();
-            let orders = self.inbox.take_all(&mut jobs);
-            jobs.drain(..).for_each(|job| scheduler.push(job));
+            let orders = self.inbox.take_all(&mut mail);
+            for mail in mail.drain(..) {
+                match mail {
+                    Mail::Job(job) => scheduler.push(job),
+                    Mail::Load { id, dir, answer } => {
+                        let end = model.load_adapter(id, &dir);
+                        let lost = end.clone().err().filter(|e| e.kind() == ErrorKind::DeviceLost);
+                        // Nobody waits any more where the answer can't be given.
+                        let _ = answer.send(end);
+                        if let Some(error) = lost {
+                            return Err(error.into());
+                        }
+                        self.lifecycle.beat();
+                    }
+                    Mail::Unload(id) => model.unload_adapter(id),
+                }
+            }
             if let Some(deadline) = orders.drain {
                 scheduler.drain(deadline);
             }

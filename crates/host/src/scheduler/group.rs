@@ -1,6 +1,6 @@
 //! An input on its way through the scheduler, with the engine's sequences that work on it.
 
-use drivetrain_engine::{SeqId, TokenId, Wanted};
+use drivetrain_engine::{AdapterId, SeqId, TokenId, Wanted};
 
 use super::capacity::{Cache, Needs};
 use super::choose::Chosen;
@@ -39,6 +39,8 @@ pub(crate) struct Group {
     /// Tokens in whole blocks that it shares with `base`.
     pub(crate) n_shared: usize,
     pub(crate) encoder: Vec<TokenId>,
+    /// The adapter it goes through.
+    pub(crate) adapter: AdapterId,
     pub(crate) is_encoded: bool,
     /// Whether the engine has seen all of its prompt, after which it goes token by token.
     pub(crate) is_through: bool,
@@ -186,6 +188,7 @@ impl Group {
             base: None,
             n_shared: 0,
             encoder: work.encoder,
+            adapter: work.adapter,
             is_encoded: false,
             is_through: false,
             token_types: work.token_types,
@@ -208,6 +211,7 @@ impl Group {
             base: None,
             n_shared: 0,
             encoder: Vec::new(),
+            adapter: AdapterId::NONE,
             is_encoded: false,
             is_through: false,
             token_types: Vec::new(),
@@ -281,6 +285,7 @@ impl Group {
             token_types: &[],
             position: 0,
             wanted: Wanted::Nothing,
+            adapter: self.adapter,
         })
     }
 
@@ -312,6 +317,7 @@ impl Group {
             token_types: self.token_types.get(range.clone()).unwrap_or_default(),
             position: range.start as u32,
             wanted,
+            adapter: self.adapter,
         })
     }
 

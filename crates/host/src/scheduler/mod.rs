@@ -46,6 +46,7 @@ use std::time::{Duration, Instant};
 use drivetrain_engine::{EngineError, ModelKind, SeqId, TokenModel};
 
 use crate::HostError;
+use crate::adapters::Lease;
 use capacity::Cache;
 use choose::Chooser;
 use group::{Group, Order, Row};
@@ -141,6 +142,8 @@ pub(crate) struct Scheduler {
 
 struct Entry {
     sink: Box<dyn Sink>,
+    /// Given back when the job is gone and nothing of it runs any more.
+    _leases: Vec<Lease>,
     submitted: Instant,
     deadline: Instant,
     /// Items without an outcome.
@@ -199,6 +202,7 @@ impl Scheduler {
         self.sort_waiting();
         let entry = Entry {
             sink: job.sink,
+            _leases: job.leases,
             submitted: job.submitted,
             deadline: job.deadline,
             n_open: n_items,

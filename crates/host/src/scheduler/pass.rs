@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use drivetrain_engine::{Batch, EngineError, Outputs, Segment, SeqId, TokenId, TokenModel, Wanted};
+use drivetrain_engine::{
+    AdapterId, Batch, EngineError, Outputs, Segment, SeqId, TokenId, TokenModel, Wanted,
+};
 
 /// Which call it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,7 @@ pub(crate) struct Piece<'a> {
     pub(crate) token_types: &'a [u32],
     pub(crate) position: u32,
     pub(crate) wanted: Wanted,
+    pub(crate) adapter: AdapterId,
 }
 
 /// Rows that the segments before one left, which is where its own start.
@@ -80,6 +83,7 @@ impl Pass {
             n_tokens: piece.tokens.len() as u32,
             position: piece.position,
             wanted: piece.wanted,
+            adapter: piece.adapter,
         });
     }
 

@@ -79,7 +79,9 @@ impl Scheduler {
     fn hit(&self, group: &Group) -> Option<Hit> {
         let row = group.rows.first()?;
         let is_of_use = self.prefixes.len() > 0 && group.may_skip_prefix();
-        is_of_use.then(|| self.prefixes.find(&group.encoder, &row.tokens, self.limits.block()))?
+        is_of_use.then(|| {
+            self.prefixes.find(group.adapter, &group.encoder, &row.tokens, self.limits.block())
+        })?
     }
 
     /// Sets aside what `group` needs beside what it shares with `hit`, and forks it from there.
@@ -219,7 +221,8 @@ impl Scheduler {
         let tokens = row.tokens.get(..n_tokens).unwrap_or_default();
         let is_full =
             || self.n_rows + self.prefixes.len() >= self.limits.info.max_sequences as usize;
-        if self.prefixes.holds(&group.encoder, tokens) || (is_full() && !self.prefixes.evict(model))
+        if self.prefixes.holds(group.adapter, &group.encoder, tokens)
+            || (is_full() && !self.prefixes.evict(model))
         {
             return;
         }
@@ -231,6 +234,7 @@ impl Scheduler {
         }
         let keep = Keep {
             sequence,
+            adapter: group.adapter,
             encoder: &group.encoder,
             tokens,
             grew_from: group.base,
@@ -284,7 +288,7 @@ impl Scheduler {
             return None;
         }
         let tokens = row.tokens.get(..n_tokens)?;
-        if self.prefixes.holds(&group.encoder, tokens) {
+        if self.prefixes.holds(group.adapter, &group.encoder, tokens) {
             return None;
         }
         if let Err(error) = model.truncate(row.id, n_tokens as u32) {
@@ -293,6 +297,7 @@ impl Scheduler {
         }
         let key = self.prefixes.insert(Keep {
             sequence: row.id,
+            adapter: group.adapter,
             encoder: &group.encoder,
             tokens,
             grew_from: group.base,

@@ -7,11 +7,11 @@ mod simulation;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use drivetrain_engine::{ErrorKind, ModelKind, TokenModelInfo, Wanted};
+use drivetrain_engine::{AdapterId, ErrorKind, ModelKind, TokenModelInfo, Wanted};
 
 use super::*;
 use crate::FinishReason;
-use crate::fake::{Failure, Fake, NAN, POISON, VOCAB, fill_logits, hidden, info};
+use crate::fake::{Failure, Fake, NAN, POISON, VOCAB, context, fill_logits, hidden, info};
 use crate::logits::{BeamParams, BeamSearch, Rules, Scratch};
 
 /// What became of a job.
@@ -75,7 +75,13 @@ fn generate(encoder: &[u32], tokens: &[u32], max_new: usize) -> Work {
         ..Rules::default()
     };
     let goal = Goal::Generate(Box::new(Generate { rules, ..Generate::default() }));
-    Work { encoder: encoder.to_vec(), tokens: tokens.to_vec(), token_types: Vec::new(), goal }
+    Work {
+        encoder: encoder.to_vec(),
+        tokens: tokens.to_vec(),
+        token_types: Vec::new(),
+        goal,
+        adapter: AdapterId::NONE,
+    }
 }
 
 /// One choice of these tokens.
@@ -83,18 +89,23 @@ fn said(ids: Vec<u32>, finish: FinishReason) -> Outcome {
     Outcome::Generated(vec![Choice { ids, finish, stop: None, score: None, logprob: 0.0 }])
 }
 
+/// What the engine's next token follows from, beside the tokens.
+fn context_of(work: &Work) -> Vec<u32> {
+    context(&work.encoder, work.adapter.0)
+}
+
 /// What the engine says to `work` if it is alone: no chunks, no forks, no company.
 fn expected(work: &Work) -> Outcome {
     match &work.goal {
         Goal::Hidden(_) => {
             let n_tokens = work.tokens.len();
-            let rows = (1..=n_tokens).flat_map(|n| hidden(&work.encoder, &work.tokens[..n]));
+            let rows = (1..=n_tokens).flat_map(|n| hidden(&context_of(work), &work.tokens[..n]));
             Outcome::Hidden { n_rows: n_tokens, values: rows.collect() }
         }
         Goal::Logits { wanted, kept } => {
             let row = |n: usize| {
                 let mut row = vec![0.0; VOCAB as usize];
-                fill_logits(&work.encoder, &work.tokens[..n], &mut row);
+                fill_logits(&context_of(work), &work.tokens[..n], &mut row);
                 row
             };
             let n_tokens = work.tokens.len();
@@ -121,7 +132,7 @@ fn expected_choice(work: &Work, generate: &Generate, choice: usize) -> Choice {
     row.choice = choice;
     loop {
         let mut logits = vec![0.0; VOCAB as usize];
-        fill_logits(&work.encoder, &row.tokens, &mut logits);
+        fill_logits(&context_of(work), &row.tokens, &mut logits);
         let scored = chooser.choose(generate, &mut row, &mut logits).unwrap();
         if let Some(chosen) = row.accept(generate, scored).unwrap() {
             return row.end(generate.rules.n_prompt, chosen);
@@ -138,7 +149,7 @@ fn expected_beams(work: &Work, generate: &Generate, params: &BeamParams) -> Vec<
     while !search.is_done() {
         let mut logits = vec![0.0; rows.len() * VOCAB as usize];
         for (row, scores) in rows.iter().zip(logits.chunks_exact_mut(VOCAB as usize)) {
-            fill_logits(&work.encoder, row, scores);
+            fill_logits(&context_of(work), row, scores);
         }
         search.step(&mut logits, &mut scratch).unwrap();
         rows = search
@@ -185,7 +196,14 @@ impl Bench {
         let sink = Box::new(TestSink(Arc::clone(&watch)));
         let deadline = self.now + limit;
         let priority = self.priority;
-        self.scheduler.push(Job { works, sink, priority, submitted: self.now, deadline });
+        self.scheduler.push(Job {
+            works,
+            sink,
+            leases: Vec::new(),
+            priority,
+            submitted: self.now,
+            deadline,
+        });
         watch
     }
 

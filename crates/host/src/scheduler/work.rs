@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use drivetrain_engine::{TokenId, Wanted};
+use drivetrain_engine::{AdapterId, TokenId, Wanted};
 
+use crate::adapters::Lease;
 use crate::constraint::Constraint;
 use crate::logits::{BeamParams, Rules, Sampling};
 use crate::text::StopWatch;
@@ -20,12 +21,20 @@ pub(crate) struct Work {
     pub(crate) token_types: Vec<u32>,
     /// What is to become of it.
     pub(crate) goal: Goal,
+    /// The adapter it goes through, which its job has a lease of.
+    pub(crate) adapter: AdapterId,
 }
 
 impl Work {
     /// Hidden states of an input without an encoder beside it.
     pub(crate) fn hidden(tokens: Vec<TokenId>, token_types: Vec<u32>) -> Self {
-        Self { encoder: Vec::new(), tokens, token_types, goal: Goal::Hidden(Wanted::Hidden) }
+        Self {
+            encoder: Vec::new(),
+            tokens,
+            token_types,
+            goal: Goal::Hidden(Wanted::Hidden),
+            adapter: AdapterId::NONE,
+        }
     }
 }
 
@@ -162,6 +171,8 @@ pub(crate) struct Job {
     pub(crate) works: Vec<Work>,
     /// Where the outcomes go.
     pub(crate) sink: Box<dyn Sink>,
+    /// What keeps the adapters of the works loaded.
+    pub(crate) leases: Vec<Lease>,
     /// Jobs of a higher one come first.
     pub(crate) priority: i32,
     /// When it came.

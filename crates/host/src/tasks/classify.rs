@@ -1,7 +1,7 @@
 //! What the tasks with heads of their own share: inputs to work, logits to scores.
 
 use drivetrain_artifacts::SpecialTokens;
-use drivetrain_engine::{EngineError, ModelKind, Wanted};
+use drivetrain_engine::{AdapterId, EngineError, ModelKind, Wanted};
 use serde_json::Value;
 
 use super::context::{INNER, TaskContext, truncation};
@@ -159,11 +159,23 @@ impl TaskContext {
         Ok(match self.limits().info.kind {
             ModelKind::EncoderDecoder => {
                 let tokens = decoder_input(self, &ids)?;
-                Work { encoder: ids, tokens, token_types: Vec::new(), goal }
+                Work {
+                    encoder: ids,
+                    tokens,
+                    token_types: Vec::new(),
+                    goal,
+                    adapter: AdapterId::NONE,
+                }
             }
             _ => {
                 let token_types = self.facts.token_types(type_ids);
-                Work { encoder: Vec::new(), tokens: ids, token_types, goal }
+                Work {
+                    encoder: Vec::new(),
+                    tokens: ids,
+                    token_types,
+                    goal,
+                    adapter: AdapterId::NONE,
+                }
             }
         })
     }

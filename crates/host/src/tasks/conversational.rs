@@ -2,7 +2,7 @@
 //! name did until 4.42: with the model's chat template, or else each turn followed by an end token.
 
 use drivetrain_artifacts::{DecodeSpecial, SpecialTokens};
-use drivetrain_engine::{EngineError, ModelKind, TokenId};
+use drivetrain_engine::{AdapterId, EngineError, ModelKind, TokenId};
 use serde_json::{Map, Value, json};
 
 use super::context::{Budget, Prepared, TaskContext};
@@ -50,7 +50,13 @@ pub(super) fn prepare(
             true => (ids, vec![text2text_generation::start(context, params)?]),
             false => (Vec::new(), ids),
         };
-        works.push(Work { encoder, tokens, token_types: Vec::new(), goal });
+        works.push(Work {
+            encoder,
+            tokens,
+            token_types: Vec::new(),
+            goal,
+            adapter: AdapterId::NONE,
+        });
         talks.push(talk);
     }
     let is_single = request.is_single;

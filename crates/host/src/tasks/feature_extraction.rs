@@ -3,7 +3,7 @@
 //! is the decoder's, over the input that the model's class makes of the encoder's.
 
 use drivetrain_artifacts::DecodeSpecial;
-use drivetrain_engine::{DefaultDecoderInput, EngineError, ModelKind, Wanted};
+use drivetrain_engine::{AdapterId, DefaultDecoderInput, EngineError, ModelKind, Wanted};
 
 use super::context::{Budget, Encoding, Item, Prepared, TaskContext, Texts};
 use super::input::text_of;
@@ -40,7 +40,13 @@ pub(super) fn prepare(
             ModelKind::EncoderDecoder => {
                 let tokens = decoder_input(context, &encoded.ids)?;
                 let goal = Goal::Hidden(Wanted::Hidden);
-                Work { encoder: encoded.ids, tokens, token_types: Vec::new(), goal }
+                Work {
+                    encoder: encoded.ids,
+                    tokens,
+                    token_types: Vec::new(),
+                    goal,
+                    adapter: AdapterId::NONE,
+                }
             }
             ModelKind::Decoder => Work::hidden(encoded.ids, Vec::new()),
             ModelKind::Encoder => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use drivetrain_artifacts::{DecodeSpecial, DecodeStream, SpecialTokens};
-use drivetrain_engine::{HeadKind, ModelKind, TokenId};
+use drivetrain_engine::{AdapterId, HeadKind, ModelKind, TokenId};
 use serde_json::Value;
 
 use super::context::{Budget, TaskContext, decode_special};
@@ -65,7 +65,13 @@ impl TaskContext {
             let (n_choices, seed) = choices(&goal.search);
             plans.push(Plan { prompt: PromptInfo { text, ids }, n_choices, seed });
             let goal = Goal::Generate(Box::new(goal));
-            works.push(Work { encoder, tokens, token_types: Vec::new(), goal });
+            works.push(Work {
+                encoder,
+                tokens,
+                token_types: Vec::new(),
+                goal,
+                adapter: AdapterId::NONE,
+            });
         }
         works.iter().try_for_each(|work| self.limits().check(work))?;
         let how = self.answering(request, &generation, &works, &extras)?;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use drivetrain_artifacts::SpecialTokens;
-use drivetrain_engine::{EngineError, ModelKind, Wanted};
+use drivetrain_engine::{AdapterId, EngineError, ModelKind, Wanted};
 use serde_json::Value;
 
 use super::context::{Budget, Prepared, TaskContext};
@@ -44,7 +44,13 @@ pub(super) fn prepare(
         n_tokens.push(ids.len());
         let token_types = context.facts.token_types(types);
         let goal = Goal::Hidden(asked.wanted);
-        works.push(Work { encoder: Vec::new(), tokens: ids, token_types, goal });
+        works.push(Work {
+            encoder: Vec::new(),
+            tokens: ids,
+            token_types,
+            goal,
+            adapter: AdapterId::NONE,
+        });
     }
     let dim = context.limits().info.dim as usize;
     let finish = move |outcomes: Vec<Outcome>| {

@@ -1,6 +1,7 @@
 //! `text2text-generation`: what an encoder-decoder model says to each input.
 
 use drivetrain_artifacts::SpecialTokens;
+use drivetrain_engine::AdapterId;
 
 use super::context::{Budget, Encoding, Item, Prepared, TaskContext, Texts, decode_special};
 use super::input::text_of;
@@ -52,7 +53,13 @@ pub(super) fn prepare_with(
         items.push(Item { n_prompt_tokens: encoder.len(), prompt: None });
         // The decoder always starts with the start token alone.
         let goal = text_generation::goal(context, &generation, special, (1, &encoder))?;
-        works.push(Work { encoder, tokens: vec![start], token_types: Vec::new(), goal });
+        works.push(Work {
+            encoder,
+            tokens: vec![start],
+            token_types: Vec::new(),
+            goal,
+            adapter: AdapterId::NONE,
+        });
     }
     Ok((works, Prepared::Texts(Texts { items, special, is_full_text: false })))
 }

@@ -2,6 +2,7 @@
 //! that name: the reply has the prompt before the new text unless `return_full_text` is false.
 
 use drivetrain_artifacts::{DecodeSpecial, SpecialTokens};
+use drivetrain_engine::AdapterId;
 
 use super::context::{
     Budget, Encoding, Item, Prepared, Prompt, TaskContext, Texts, decode_special,
@@ -43,7 +44,13 @@ pub(super) fn prepare(
         budget.take(idx, tokens.len())?;
         items.push(Item { n_prompt_tokens, prompt });
         let goal = goal(context, &generation, special, (tokens.len(), &tokens))?;
-        works.push(Work { encoder: Vec::new(), tokens, token_types: Vec::new(), goal });
+        works.push(Work {
+            encoder: Vec::new(),
+            tokens,
+            token_types: Vec::new(),
+            goal,
+            adapter: AdapterId::NONE,
+        });
     }
     Ok((works, Prepared::Texts(Texts { items, special, is_full_text })))
 }

@@ -3,7 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use drivetrain_host::{GenerateRequest, ModelHandle, Naming, Prompt};
+use drivetrain_host::{AdapterChoice, GenerateRequest, ModelHandle, Naming, Prompt};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -228,6 +228,10 @@ pub(crate) fn find_model(app: &App, name: Option<&str>) -> Result<ModelHandle, A
         .find(|model| aliases(model).iter().any(|alias| alias == name));
     if let Some(model) = aliased {
         return Ok(model);
+    }
+    let adapted = app.host.models().into_iter().find(|model| model.find_adapter(name).is_ok());
+    if let Some(model) = adapted {
+        return Ok(model.through(AdapterChoice::One(name.to_owned())));
     }
     match app.host.default_model() {
         Ok(model) if name == LMI_NAME => Ok(model),

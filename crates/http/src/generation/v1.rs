@@ -21,6 +21,7 @@ use super::invoke::{chat, completion, glance, keeps_parts, read_object};
 use super::openai::find_model;
 use super::schema::Invalid;
 use super::stream::Framing;
+use crate::adapters::through;
 use crate::app::App;
 use crate::call::Call;
 use crate::documents::{ChatBody, CompletionBody, OpenAiError};
@@ -53,7 +54,7 @@ pub(crate) async fn completions(
         return raw::answer(&model, &id, call, app.frame_timeout).await;
     }
     let request = CompletionRequest::read(read_object(&call).await?).map_err(invalid)?;
-    let model = generating(&app, &call, request.model.as_deref())?;
+    let model = through(&call, generating(&app, &call, request.model.as_deref())?)?;
     let framing = request.is_streamed.then_some(Framing::Sse);
     completion(&app, &model, &id, request, framing).await
 }
@@ -95,7 +96,7 @@ pub(crate) async fn chat_completions(
     let model = find(&app, &call, name.as_deref())?;
     let keeps_parts = model.config().is_some_and(|config| keeps_parts(&config));
     let request = ChatRequest::read(object, keeps_parts).map_err(invalid)?;
-    let model = generating(&app, &call, request.model.as_deref())?;
+    let model = through(&call, generating(&app, &call, request.model.as_deref())?)?;
     let framing = request.is_streamed.then_some(Framing::Sse);
     chat(&app, &model, &id, request, framing).await
 }

@@ -13,7 +13,7 @@ mod tree;
 
 use std::collections::{HashMap, HashSet};
 
-use drivetrain_engine::{SeqId, TokenId, TokenModel};
+use drivetrain_engine::{AdapterId, SeqId, TokenId, TokenModel};
 
 use super::capacity::Cache;
 use tree::Tree;
@@ -23,6 +23,8 @@ pub(crate) type PrefixKey = tree::Key;
 
 /// Between the encoder's tokens and the decoder's: no token has this id.
 const SEPARATOR: TokenId = TokenId::MAX;
+/// Ahead of what went through an adapter, together with its id: no token is as high.
+const ADAPTER: TokenId = 1 << 31;
 
 /// The prefixes kept for one model.
 #[derive(Debug, Default)]
@@ -39,7 +41,7 @@ pub(crate) struct Prefixes {
 #[derive(Debug)]
 struct Kept {
     sequence: SeqId,
-    /// Encoder tokens, separator and tokens, or tokens alone.
+    /// The adapter if there is one, then encoder tokens, separator and tokens, or tokens alone.
     path: Vec<TokenId>,
     n_tokens: usize,
     /// Tokens in blocks that it shares with what it grew from.
@@ -65,6 +67,7 @@ pub(crate) struct Hit {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Keep<'a> {
     pub(crate) sequence: SeqId,
+    pub(crate) adapter: AdapterId,
     pub(crate) encoder: &'a [TokenId],
     /// In whole blocks.
     pub(crate) tokens: &'a [TokenId],
@@ -97,15 +100,16 @@ impl Prefixes {
     /// The longest kept beginning of an input, of which at least one token is left to run.
     pub(crate) fn find(
         &self,
+        adapter: AdapterId,
         encoder: &[TokenId],
         tokens: &[TokenId],
         block: usize,
     ) -> Option<Hit> {
-        let head = head_len(encoder);
-        let (key, len) = if encoder.is_empty() {
+        let head = head_len(adapter, encoder);
+        let (key, len) = if head == 0 {
             self.tree.longest(tokens)?
         } else {
-            self.tree.longest(&path(encoder, tokens))?
+            self.tree.longest(&path(adapter, encoder, tokens))?
         };
         let in_common = len.checked_sub(head)?.min(tokens.len().saturating_sub(1));
         let n_tokens = in_common / block * block;
@@ -117,8 +121,13 @@ impl Prefixes {
     }
 
     /// Whether exactly this is kept.
-    pub(crate) fn holds(&self, encoder: &[TokenId], tokens: &[TokenId]) -> bool {
-        let path = path(encoder, tokens);
+    pub(crate) fn holds(
+        &self,
+        adapter: AdapterId,
+        encoder: &[TokenId],
+        tokens: &[TokenId],
+    ) -> bool {
+        let path = path(adapter, encoder, tokens);
         let found = self.tree.longest(&path);
         found.is_some_and(|(key, len)| {
             len == path.len() && self.kept.get(&key).is_some_and(|kept| kept.path == path)
@@ -147,7 +156,7 @@ impl Prefixes {
     /// already: then the sequence stays its owner's.
     pub(crate) fn insert(&mut self, keep: Keep<'_>) -> Option<PrefixKey> {
         let key = self.next_key;
-        let path = path(keep.encoder, keep.tokens);
+        let path = path(keep.adapter, keep.encoder, keep.tokens);
         if path.is_empty() || self.tree.insert(&path, key).is_some() {
             return None;
         }
@@ -228,12 +237,16 @@ impl Prefixes {
 }
 
 /// Tokens of a path before the decoder's.
-fn head_len(encoder: &[TokenId]) -> usize {
-    if encoder.is_empty() { 0 } else { encoder.len() + 1 }
+fn head_len(adapter: AdapterId, encoder: &[TokenId]) -> usize {
+    let input = if encoder.is_empty() { 0 } else { encoder.len() + 1 };
+    input + usize::from(adapter != AdapterId::NONE)
 }
 
-fn path(encoder: &[TokenId], tokens: &[TokenId]) -> Vec<TokenId> {
-    let mut path = Vec::with_capacity(head_len(encoder) + tokens.len());
+fn path(adapter: AdapterId, encoder: &[TokenId], tokens: &[TokenId]) -> Vec<TokenId> {
+    let mut path = Vec::with_capacity(head_len(adapter, encoder) + tokens.len());
+    if adapter != AdapterId::NONE {
+        path.push(ADAPTER | adapter.0);
+    }
     if !encoder.is_empty() {
         path.extend_from_slice(encoder);
         path.push(SEPARATOR);

@@ -1,12 +1,18 @@
 //! Inputs that a task's head judges, in chunks and in company.
 
-use drivetrain_engine::{HeadKind, ModelKind, TokenModelInfo, Wanted};
+use drivetrain_engine::{AdapterId, HeadKind, ModelKind, TokenModelInfo, Wanted};
 
 use super::*;
 
 fn judged(tokens: &[u32], wanted: Wanted, kept: Option<&[u32]>) -> Work {
     let goal = Goal::Logits { wanted, kept: kept.map(Into::into) };
-    Work { encoder: Vec::new(), tokens: tokens.to_vec(), token_types: Vec::new(), goal }
+    Work {
+        encoder: Vec::new(),
+        tokens: tokens.to_vec(),
+        token_types: Vec::new(),
+        goal,
+        adapter: AdapterId::NONE,
+    }
 }
 
 #[test]

@@ -46,25 +46,30 @@ fn how() -> impl Strategy<Value = How> {
 }
 
 fn work(kind: ModelKind) -> impl Strategy<Value = Work> {
-    (tokens(), tokens(), 1..25_usize, how()).prop_map(move |(tokens, encoder, max_new, how)| {
-        let encoder = if kind == ModelKind::EncoderDecoder { encoder } else { Vec::new() };
-        let plain = generate(&encoder, &tokens, max_new);
-        match how {
-            How::Hidden => Work { encoder, ..Work::hidden(tokens, Vec::new()) },
-            _ if kind == ModelKind::Encoder => Work::hidden(tokens, Vec::new()),
-            How::Greedy => plain,
-            How::Scored => {
-                let mut work = plain;
-                if let Goal::Generate(generate) = &mut work.goal {
-                    generate.report = Report { logprobs: true, n_top: 2, prompt: Some(1) };
+    let adapter = prop::sample::select(vec![0_u32, 0, 1, 2]);
+    (tokens(), tokens(), 1..25_usize, how(), adapter).prop_map(
+        move |(tokens, encoder, max_new, how, adapter)| {
+            let encoder = if kind == ModelKind::EncoderDecoder { encoder } else { Vec::new() };
+            let plain = generate(&encoder, &tokens, max_new);
+            let mut work = match how {
+                How::Hidden => Work { encoder, ..Work::hidden(tokens, Vec::new()) },
+                _ if kind == ModelKind::Encoder => Work::hidden(tokens, Vec::new()),
+                How::Greedy => plain,
+                How::Scored => {
+                    let mut work = plain;
+                    if let Goal::Generate(generate) = &mut work.goal {
+                        generate.report = Report { logprobs: true, n_top: 2, prompt: Some(1) };
+                    }
+                    work
                 }
-                work
-            }
-            How::LookedUp(n) => looking_up(plain, n),
-            How::Choices(n, seed) => sampled(plain, n, seed),
-            How::Beams(n) => beams(generate(&encoder, &tokens, max_new.min(8)), n),
-        }
-    })
+                How::LookedUp(n) => looking_up(plain, n),
+                How::Choices(n, seed) => sampled(plain, n, seed),
+                How::Beams(n) => beams(generate(&encoder, &tokens, max_new.min(8)), n),
+            };
+            work.adapter = AdapterId(adapter);
+            work
+        },
+    )
 }
 
 fn arrival(kind: ModelKind) -> impl Strategy<Value = Arrival> {

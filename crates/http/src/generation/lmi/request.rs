@@ -23,7 +23,10 @@ pub(crate) const REQUEST: &[Field] = &[
         Kind::Text,
         "`json`, `jsonlines`, `sse`, their `_chat` forms, or `none`.",
     ),
-    nobody("adapters", "Accepted; without option.enable_lora it means nothing."),
+    nobody(
+        "adapters",
+        "The name of an adapter, or a list of them, one for each input; with option.enable_lora.",
+    ),
     nobody("model", "Accepted; the route or model_name says which model."),
     nobody("cached_prompt", "Accepted; prefixes are reused by themselves."),
 ];

@@ -33,7 +33,7 @@ pub(crate) struct ModelCard {
     owned_by: &'static str,
     /// The name it is served under, where `id` is another of its names.
     root: String,
-    /// Null: no model is made of another.
+    /// The model that an adapter belongs to; null for a model.
     parent: Option<String>,
     /// Tokens of prompt and answer together.
     max_model_len: Option<u32>,
@@ -70,6 +70,10 @@ pub(crate) async fn list(State(app): State<App>) -> Result<Response<Body>, ApiEr
             if !data.iter().any(|card| card.id == id) {
                 data.push(ModelCard::new(&app, &model, id));
             }
+        }
+        for adapter in model.list_adapters().unwrap_or_default() {
+            let parent = Some(model.name().to_owned());
+            data.push(ModelCard { parent, ..ModelCard::new(&app, &model, adapter.name) });
         }
     }
     document(&ModelCards { object: "list", data })

@@ -1,0 +1,1 @@
+//! Slots, leases and names.
