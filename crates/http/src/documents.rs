@@ -19,7 +19,7 @@ use crate::generation::{
     CHAT, COMPLETION, ChatAnswer, Completed, LmiReply, PARAMETERS, REQUEST, v1,
 };
 use crate::inference::{self, EmbedBody, RerankBody};
-use crate::{management, metrics, ping, predictions, sagemaker};
+use crate::{adapters, management, metrics, ping, predictions, sagemaker};
 
 /// An error of DJL's routes.
 #[derive(Serialize, ToSchema)]
@@ -159,6 +159,11 @@ fn example(path: &str) -> Value {
         predictions::predict,
         management::list,
         management::describe,
+        adapters::list,
+        adapters::register,
+        adapters::describe,
+        adapters::update,
+        adapters::unregister,
         v1::completions,
         v1::chat_completions,
         v1::embeddings,

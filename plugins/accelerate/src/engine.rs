@@ -99,6 +99,7 @@ impl Engine for Accelerate {
             cache,
             architecture,
             adapters: HashSet::new(),
+            max_lora_rank: options.max_lora_rank,
             threads,
         })))
     }

@@ -1,6 +1,7 @@
 //! The loaded model: what the host drives.
 
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::Path;
 
@@ -35,6 +36,8 @@ pub(crate) struct CandleModel {
     pub(crate) architecture: Architecture,
     /// The adapters that are loaded beside the weights.
     pub(crate) adapters: HashSet<AdapterId>,
+    /// Highest rank of these.
+    pub(crate) max_lora_rank: Option<NonZeroU32>,
     /// The threads that this model computes on.
     pub(crate) threads: ThreadPool,
 }
@@ -151,6 +154,12 @@ impl TokenModel for CandleModel {
         let files = AdapterFiles::open(dir).map_err(|error| error::model(&error))?;
         let read =
             Adapter::read(&files, &self.architecture).map_err(|error| error::model(&error))?;
+        let rank = read.max_rank();
+        if let Some(max) = self.max_lora_rank.filter(|max| rank > max.get() as usize) {
+            return Err(EngineError::bad_input(format!(
+                "the adapter has rank {rank}: option.max_lora_rank={max} allows no more"
+            )));
+        }
         check_room(&read)?;
         self.weights.add(adapter, &read)?;
         self.adapters.insert(adapter);

@@ -17,6 +17,8 @@ pub(crate) struct LoadOptions {
     pub(crate) device: Device,
     /// Most sequences alive at once.
     pub(crate) max_sequences: u32,
+    /// Highest rank of an adapter.
+    pub(crate) max_lora_rank: Option<NonZeroU32>,
 }
 
 impl LoadOptions {
@@ -28,7 +30,8 @@ impl LoadOptions {
             .parse::<NonZeroU32>("max_rolling_batch_size", "a whole number above 0")?
             .map_or(MAX_SEQUENCES, NonZeroU32::get)
             .min(MOST_SEQUENCES);
-        Ok(Self { device: device(options)?, max_sequences })
+        let max_lora_rank = options.parse("max_lora_rank", "a whole number above 0")?;
+        Ok(Self { device: device(options)?, max_sequences, max_lora_rank })
     }
 }
 

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test ends where its ground gives way")]
 
+mod adapters;
 mod article;
 mod bad_input;
 mod batching;

@@ -176,6 +176,11 @@ impl Adapter {
         self.modules.keys().map(String::as_str)
     }
 
+    /// The highest rank of its matrices.
+    pub fn max_rank(&self) -> usize {
+        self.modules.values().map(LowRank::rank).max().unwrap_or(0)
+    }
+
     /// Bytes of its matrices.
     pub fn bytes(&self) -> u64 {
         self.modules.values().map(LowRank::bytes).sum()

@@ -157,6 +157,15 @@ fn an_unloaded_adapter_is_refused_and_leaves_the_model_as_it_was() {
 }
 
 #[test]
+fn a_rank_above_the_limit_is_refused() {
+    let dir = workspace("tests/fixtures/llama_gqa");
+    let mut model = try_load_with(&dir, None, &[("max_lora_rank", "6")]).unwrap();
+    let error = model.load_adapter(AdapterId(1), &folder("llama_rooted")).unwrap_err();
+    assert!(error.message().contains("rank 7: option.max_lora_rank=6"), "{error}");
+    model.load_adapter(AdapterId(2), &folder("llama_all")).unwrap();
+}
+
+#[test]
 fn broken_adapters_are_refused_with_the_reason() {
     let mut model = load(&workspace("tests/fixtures/llama_gqa"), None);
     let mut refused = |name: &str, change: &dyn Fn(&Path), expect: &str| {
