@@ -27,7 +27,7 @@ mod rope;
 mod shapes;
 mod t5;
 
-use drivetrain_artifacts::{JsonFile, ModelConfig};
+use drivetrain_artifacts::ModelConfig;
 
 use crate::architecture::Architecture;
 use crate::error::TransformerError;
@@ -267,15 +267,14 @@ pub(crate) fn describe(config: &ModelConfig) -> Result<Architecture, Transformer
 /// The config with other names of keys replaced, if it has any.
 fn renamed(config: &ModelConfig, aliases: &[(&str, &str)]) -> Option<ModelConfig> {
     let json = &config.json;
-    let used = |(alias, key): &&(&str, &str)| json.contains(alias) && !json.contains(key);
-    let used: Vec<_> = aliases.iter().filter(used).collect();
-    let mut object = json.value().as_object().filter(|_| !used.is_empty())?.clone();
-    for (alias, key) in used {
-        let value = object.get(*alias).cloned()?;
-        object.insert((*key).to_owned(), value);
+    let mut object = json.value().as_object()?.clone();
+    for (alias, key) in aliases {
+        if json.contains(alias) && !json.contains(key) {
+            object.insert((*key).to_owned(), object.get(*alias).cloned()?);
+        }
     }
-    let json = JsonFile::from_value(json.path(), object.into());
-    Some(ModelConfig { json, ..config.clone() })
+    let names = aliases.iter().map(|(alias, key)| (*key, *alias));
+    Some(ModelConfig { json: json.renamed(object.into(), names), ..config.clone() })
 }
 
 /// The known family whose name is most like `model_type`.

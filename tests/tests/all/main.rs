@@ -14,6 +14,7 @@ mod explosions;
 mod generation;
 mod gguf;
 mod heads;
+mod inspect;
 mod layers;
 mod minilm;
 mod refusals;
