@@ -115,6 +115,18 @@ impl<'a> Meta<'_, 'a> {
         self.header.str(&self.key(key))
     }
 
+    /// The number of layers: what follows has an entry for each, so it is checked first.
+    pub(super) fn n_layers(&self) -> Result<u32, ArtifactError> {
+        const KEY: &str = "block_count";
+        const MOST: u32 = 4096;
+        let wanted = format!("a whole number from 1 to {MOST}");
+        match self.opt_u32(KEY)? {
+            Some(n) if (1..=MOST).contains(&n) => Ok(n),
+            Some(_) => Err(self.invalid(KEY, &wanted)),
+            None => Err(self.missing(KEY, &wanted)),
+        }
+    }
+
     pub(super) fn missing(&self, key: &str, wanted: &str) -> ArtifactError {
         self.header.missing(&self.key(key), wanted)
     }
@@ -211,7 +223,7 @@ impl<'a> Meta<'_, 'a> {
         config.extend([
             ("hidden_size".to_owned(), self.u32("embedding_length")?.into()),
             ("intermediate_size".to_owned(), width.into()),
-            ("num_hidden_layers".to_owned(), self.u32("block_count")?.into()),
+            ("num_hidden_layers".to_owned(), self.n_layers()?.into()),
             ("num_attention_heads".to_owned(), self.heads()?.n_heads.into()),
             ("max_position_embeddings".to_owned(), self.u32("context_length")?.into()),
         ]);

@@ -148,6 +148,10 @@ fn impossible_values_name_their_key() {
         (json!({"model_type": "gpt_neo", "attention_types": "local"}), "attention_types"),
         (json!({"model_type": "mixtral", "num_experts_per_tok": 9}), "num_experts_per_tok"),
         (json!({"model_type": "mixtral", "num_local_experts": 1_000_000}), "num_local_experts"),
+        (
+            json!({"model_type": "mixtral", "num_local_experts": 512, "num_hidden_layers": 4096}),
+            "num_local_experts",
+        ),
         (json!({"model_type": "phi", "partial_rotary_factor": 0.001}), "partial_rotary_factor"),
         (json!({"model_type": "llama", "partial_rotary_factor": 0.5}), "partial_rotary_factor"),
         (json!({"model_type": "roberta", "pad_token_id": 600}), "max_position_embeddings"),
