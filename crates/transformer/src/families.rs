@@ -5,6 +5,7 @@ mod bert;
 mod bloom;
 mod deberta_v2;
 mod distilbert;
+mod electra;
 mod falcon;
 mod gemma;
 mod gpt2;
@@ -203,13 +204,14 @@ macro_rules! names {
 }
 use names;
 
-static FAMILIES: [&Family; 31] = [
+static FAMILIES: [&Family; 32] = [
     &bart::BART,
     &bert::FAMILY,
     &bloom::FAMILY,
     &roberta::CAMEMBERT,
     &deberta_v2::FAMILY,
     &distilbert::FAMILY,
+    &electra::FAMILY,
     &falcon::FAMILY,
     &gemma::GEMMA,
     &gemma::GEMMA2,
