@@ -128,6 +128,7 @@ fn a_gguf_file_says_what_its_directory_says() {
     let quantised = facts(&fixture("gguf_llama/model-Q8_0.gguf"));
     let plain = facts(&fixture("gguf_llama/model-F16.gguf"));
     assert_eq!(quantised["parameters"], plain["parameters"]);
+    assert_eq!(strings(&plain["gguf_not_read"]), ["llama.vocab_size"]);
     assert!(quantised["memory"]["stored"].as_u64() < plain["memory"]["stored"].as_u64());
 }
 

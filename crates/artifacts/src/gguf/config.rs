@@ -39,6 +39,16 @@ pub(crate) fn config_json(dir: &ModelDir) -> Result<Option<JsonFile>, ArtifactEr
     Ok(Some(JsonFile::from_value(header.path(), config.into())))
 }
 
+/// The keys of the family in the metadata of a GGUF file that [`config_json`] makes nothing of.
+pub(crate) fn unread_metadata(dir: &ModelDir) -> Result<Option<Vec<String>>, ArtifactError> {
+    let Some(paths) = find(dir)? else { return Ok(None) };
+    let files = open(&paths)?;
+    let header = Header::read(&files)?;
+    let architecture = architectures::of(&header)?;
+    (architecture.config)(&Meta { header: &header })?;
+    Ok(Some(header.unread()))
+}
+
 /// What `tokenizer_config.json` would say, if the model comes as GGUF.
 pub(crate) fn tokenizer_config(dir: &ModelDir) -> Result<Option<JsonFile>, ArtifactError> {
     let Some(paths) = find(dir)? else { return Ok(None) };

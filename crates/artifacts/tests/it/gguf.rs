@@ -477,3 +477,17 @@ fn no_more_layers_are_described_than_a_model_has() {
         check(n, &format!("gemma3.block_count = {n}: expected a whole number from 1 to 4096"));
     }
 }
+
+#[test]
+fn keys_that_make_nothing_of_the_config_are_told() {
+    let dir = TempDir::new().unwrap();
+    let mut writer = llama();
+    writer.u32("llama.leading_dense_block_count", 1).u32("other.block_count", 1);
+    fs::write(dir.path().join("model.gguf"), writer.bytes()).unwrap();
+    let model = ModelDir::open(dir.path(), &UnpackOptions::default()).unwrap();
+    let unread = ModelConfig::unread_metadata(&model).unwrap().unwrap();
+    assert_eq!(unread, ["llama.leading_dense_block_count"]);
+    let empty = TempDir::new().unwrap();
+    let model = ModelDir::open(empty.path(), &UnpackOptions::default()).unwrap();
+    assert_eq!(ModelConfig::unread_metadata(&model).unwrap(), None);
+}

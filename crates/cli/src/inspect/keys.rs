@@ -145,6 +145,9 @@ impl Readings {
             sheet.list("default", absent.clone());
             unread_list(sheet, "not read", unread, &absent);
             sheet.list("no effect", idle);
+            if let Ok(Some(unread)) = ModelConfig::unread_metadata(dir) {
+                sheet.list("gguf not read", unread);
+            }
             if !replaced.is_empty() {
                 sheet.list("superseded", replaced);
             }
