@@ -9,6 +9,7 @@ use drivetrain_artifacts::{
     UnpackOptions, Weights,
 };
 use drivetrain_config::{Environment, Properties, ServerConfig, ServerOverrides};
+use drivetrain_transformer::{Architecture, CanonicalWeights};
 use tempfile::TempDir;
 
 use crate::watch::{Bounds, Spent, measure};
@@ -55,6 +56,12 @@ pub const TARGETS: &[Target] = &[
             "crates/artifacts/tests/data/torch/hostile_system.bin",
         ],
         bounds: PLAIN,
+    },
+    Target {
+        name: "gguf",
+        run: gguf,
+        seeds: &["tests/fixtures/gguf_llama/model-Q4_0.gguf"],
+        bounds: TOKENIZER,
     },
     Target {
         name: "weights_index",
@@ -215,6 +222,46 @@ fn safetensors(input: &[u8]) {
 fn pickle(input: &[u8]) {
     let (_dir, model) = model_of(&[("pytorch_model.bin", input)]);
     read_weights(&model, input.len());
+}
+
+/// Opens a file that is a whole model, and reads all that it says as an engine and a server do.
+fn gguf(input: &[u8]) {
+    let (dir, model) = model_of(&[("model.gguf", input)]);
+    if let Ok(config) = ModelConfig::read(&model) {
+        let _ = GenerationConfig::read(&model, &config);
+        let weights = Weights::open(&model);
+        if let (Ok(architecture), Ok(weights)) = (Architecture::from_config(&config), &weights)
+            && let Ok(canonical) = CanonicalWeights::new(&architecture, weights)
+        {
+            for tensor in canonical.iter() {
+                assert!(tensor.bytes() <= input.len() as u64);
+            }
+        }
+        if let Ok(weights) = &weights {
+            read_blocks(weights, input.len());
+        }
+    }
+    use_tokenizer(&model);
+    // The same file as the model itself.
+    let path = dir.path().join("model.gguf");
+    if let Ok(model) = ModelDir::open(&path, &UnpackOptions::default()) {
+        let _ = ModelConfig::read(&model);
+    }
+}
+
+/// Reads every tensor in pieces, whatever its blocks.
+fn read_blocks(weights: &Weights, n_bytes: usize) {
+    let mut piece = [0.0; 512];
+    for name in weights.names() {
+        let tensor = weights.get(name).expect("a tensor that is listed is there");
+        assert!(tensor.dtype().bytes_for(tensor.n_elements()) <= n_bytes);
+        for start in (0..tensor.n_elements()).step_by(piece.len()) {
+            let n = piece.len().min(tensor.n_elements() - start);
+            if tensor.read_f32_at(start, &mut piece[..n]).is_err() {
+                break;
+            }
+        }
+    }
 }
 
 fn weights_index(input: &[u8]) {

@@ -73,7 +73,7 @@ macro_rules! targets {
 }
 
 targets! {
-    safetensors pickle weights_index model_config
+    safetensors pickle gguf weights_index model_config
     tokenizer_json sentencepiece vocabularies tokenizer_settings
     archive properties
 }

@@ -113,6 +113,15 @@ impl GenerationConfig {
         Self::read_with(dir, config, None)
     }
 
+    /// `generation_config.json`, if there is one.
+    ///
+    /// # Errors
+    /// The file is no JSON object of at most 16 MiB.
+    pub fn file(dir: &ModelDir) -> Result<Option<JsonFile>, ArtifactError> {
+        let path = dir.file("generation_config.json")?;
+        path.map(|path| JsonFile::read(&path, MAX_CONFIG_BYTES)).transpose()
+    }
+
     /// As [`Self::read`], with values that go before those of the files: what the
     /// `task_specific_params` of `config.json` say of a task.
     ///
@@ -123,8 +132,7 @@ impl GenerationConfig {
         config: &ModelConfig,
         own: Option<&Map<String, Value>>,
     ) -> Result<Self, ArtifactError> {
-        let file = dir.file("generation_config.json")?;
-        let file = file.map(|path| JsonFile::read(&path, MAX_CONFIG_BYTES)).transpose()?;
+        let file = Self::file(dir)?;
         let Some(own) = own else {
             return match &file {
                 Some(json) => Self::from_json(json),
@@ -207,17 +215,22 @@ impl GenerationConfig {
         }
         let nested = ["decoder", "generator", "text_config"]
             .into_iter()
-            .find_map(|part| config.json.value().get(part)?.as_object());
+            .find_map(|part| Some((part, config.json.value().get(part)?.as_object()?)));
         let outer = config.json.value().as_object();
         for (key, value) in outer.into_iter().flatten() {
             keys.insert(key.clone(), value.clone());
         }
-        for (key, value) in nested.into_iter().flatten() {
-            if keys.get(key).is_none_or(Value::is_null) {
-                keys.insert(key.clone(), value.clone());
+        let mut own_names = Vec::new();
+        if let Some((part, map)) = nested {
+            for (key, value) in map {
+                if keys.get(key).is_none_or(Value::is_null) {
+                    keys.insert(key.clone(), value.clone());
+                    own_names.push((key.as_str(), format!("{part}.{key}")));
+                }
             }
         }
-        Self::from_json(&JsonFile::from_value(config.json.path(), Value::Object(keys)))
+        let names = own_names.iter().map(|(key, own)| (*key, own.as_str()));
+        Self::from_json(&config.json.renamed(Value::Object(keys), names))
     }
 }
 

@@ -8,15 +8,17 @@ use serde_json::Value;
 
 use crate::error::{ArtifactError, shorten};
 use crate::file::read_bounded;
+use crate::key_record::KeyRecord;
 
 /// A JSON object read from a file, such as `config.json`.
 ///
 /// A key may be dotted to reach into nested objects (`rope_parameters.rope_theta`); a `null` is the
-/// same as an absent key.
+/// same as an absent key. Which keys were asked for is noted once [`Self::recording`] is called.
 #[derive(Clone, Debug)]
 pub struct JsonFile {
     path: PathBuf,
     value: Value,
+    record: Option<KeyRecord>,
 }
 
 impl JsonFile {
@@ -44,12 +46,32 @@ impl JsonFile {
         let content = read_bounded(path, max_bytes)?;
         let value: Value = serde_json::from_slice(&content)
             .map_err(|source| ArtifactError::Json { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), value })
+        Ok(Self::from_value(path, value))
     }
 
     /// A value that was read elsewhere; `path` is what errors name.
     pub fn from_value(path: impl Into<PathBuf>, value: Value) -> Self {
-        Self { path: path.into(), value }
+        Self { path: path.into(), value, record: None }
+    }
+
+    /// The same file with a record of the keys that it is asked for from now on. Clones share it.
+    pub fn recording(&self) -> (Self, KeyRecord) {
+        let record = KeyRecord::default();
+        (Self { record: Some(record.clone()), ..self.clone() }, record)
+    }
+
+    /// The same file with another `value`, made of its own: in each pair, the second key is now
+    /// called the first. A record goes on with this file's own names.
+    pub fn renamed<'a>(
+        &self,
+        value: Value,
+        names: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Self {
+        let renamed = Self { path: self.path.clone(), value, record: self.record.clone() };
+        if let Some(record) = &renamed.record {
+            names.into_iter().for_each(|(name, own)| record.rename(name, own));
+        }
+        renamed
     }
 
     /// The file.
@@ -67,6 +89,18 @@ impl JsonFile {
     /// # Errors
     /// `key` is dotted and passes through something else than an object.
     pub fn get(&self, key: &str) -> Result<Option<&Value>, ArtifactError> {
+        self.note(&[key]);
+        self.find(key)
+    }
+
+    fn note(&self, keys: &[&str]) {
+        if let Some(record) = &self.record {
+            record.note(keys);
+        }
+    }
+
+    /// [`Self::get`] off the record.
+    fn find(&self, key: &str) -> Result<Option<&Value>, ArtifactError> {
         let mut at = &self.value;
         let mut rest = key;
         loop {
@@ -86,15 +120,29 @@ impl JsonFile {
         }
     }
 
-    /// Whether `key` is there and not `null`.
+    /// Whether `key` is there and not `null`. A record counts this only where it is: whoever goes
+    /// on without asks for what stands in for it.
     pub fn contains(&self, key: &str) -> bool {
-        matches!(self.get(key), Ok(Some(_)))
+        let is_there = matches!(self.find(key), Ok(Some(_)));
+        if is_there {
+            self.note(&[key]);
+        }
+        is_there
+    }
+
+    /// Whether `key` is there and `null`, for the few whose `null` says something.
+    pub fn is_null(&self, key: &str) -> bool {
+        let is_null = self.value.get(key).is_some_and(Value::is_null);
+        if let Some(record) = self.record.as_ref().filter(|_| is_null) {
+            record.note_null(key);
+        }
+        is_null
     }
 
     /// The error for a `key` whose value the caller can't use; `wanted` says what is allowed.
     pub fn invalid(&self, key: &str, wanted: impl Display) -> ArtifactError {
         let (path, key_name) = (self.path.clone(), shorten(key));
-        match self.get(key) {
+        match self.find(key) {
             Ok(Some(value)) => ArtifactError::InvalidKey {
                 path,
                 key: key_name,
@@ -140,7 +188,7 @@ impl JsonFile {
         wanted: &str,
         read: impl Fn(&'a Value) -> Option<T>,
     ) -> Result<Option<T>, ArtifactError> {
-        match self.get(key)? {
+        match self.find(key)? {
             None => Ok(None),
             Some(value) => read(value).map(Some).ok_or_else(|| self.invalid(key, wanted)),
         }
@@ -163,7 +211,7 @@ macro_rules! accessors {
         /// # Errors
         /// The value is of another kind; the error names file, key, value and what is wanted.
         pub fn $opt(&self, key: &str) -> Result<Option<$type>, ArtifactError> {
-            self.typed(key, $wanted, $read)
+            self.$opt_any(&[key])
         }
 
         #[doc = concat!("The value of `key`: ", $wanted, ".")]
@@ -179,8 +227,9 @@ macro_rules! accessors {
         /// # Errors
         /// That value is of another kind.
         pub fn $opt_any(&self, keys: &[&str]) -> Result<Option<$type>, ArtifactError> {
+            self.note(keys);
             for key in keys {
-                if let Some(value) = self.$opt(key)? {
+                if let Some(value) = self.typed(key, $wanted, $read)? {
                     return Ok(Some(value));
                 }
             }

@@ -80,6 +80,15 @@ impl ModelConfig {
         config_json(dir)?.map(Self::from_json).transpose()
     }
 
+    /// The keys that a GGUF file has for its family and that no key of the config is made of, sorted;
+    /// `None` for models that do not come as GGUF.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn unread_metadata(dir: &ModelDir) -> Result<Option<Vec<String>>, ArtifactError> {
+        gguf::unread_metadata(dir)
+    }
+
     /// The same for a file that was read already.
     ///
     /// # Errors

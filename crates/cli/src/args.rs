@@ -78,6 +78,9 @@ pub(crate) struct Inspect {
     /// A model's directory or archive, or where else it is: `org/name`, s3://bucket/prefix
     #[arg(value_name = "MODEL")]
     pub(crate) model: String,
+    /// Print the same facts as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]

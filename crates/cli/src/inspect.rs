@@ -1,14 +1,24 @@
 //! `drivetrain inspect`: what a model's files say, read without loading it.
 
+mod keys;
+mod model;
+mod sheet;
+
 use anyhow::Result;
 use drivetrain_artifacts::{ModelConfig, ModelDir, Tokenizer, UnpackOptions, Weights};
 use drivetrain_config::{Environment, ServerConfig, ServerOverrides};
-use drivetrain_host::Task;
+use drivetrain_transformer::Architecture;
 
 use crate::args::Inspect;
 use crate::progress::DownloadBar;
+use keys::Readings;
+use sheet::{Sheet, bytes_text, group};
 
-/// Prints architecture, parameters, dtypes, tokenizer, task and memory need.
+/// Prints what a model is, what it can be served as, what memory it takes, and which keys of its
+/// config were read, left to their defaults or not read at all.
+///
+/// A part that can't be read is a line that says so; what a model can't do without is an error,
+/// after what was found until then.
 pub(crate) fn inspect(args: &Inspect) -> Result<()> {
     let env = Environment::from_process();
     crate::logging::start(&env, "warn");
@@ -16,52 +26,88 @@ pub(crate) fn inspect(args: &Inspect) -> Result<()> {
     let path = drivetrain_host::locate(&args.model, &server, &env, &DownloadBar::default())?;
     let dir = ModelDir::open(&path, &UnpackOptions::default())?;
     let config = ModelConfig::read(&dir)?;
-    let weights = Weights::open(&dir)?;
+    let mut sheet = Sheet::default();
+    let result = fill(&mut sheet, &dir, &config);
+    sheet.print(args.json);
+    result
+}
 
-    line("model", dir.source().display());
+fn fill(sheet: &mut Sheet, dir: &ModelDir, config: &ModelConfig) -> Result<()> {
+    sheet.text("model", dir.source().display());
     if dir.source() != dir.location() {
-        line("unpacked to", dir.path().display());
+        sheet.text("unpacked to", dir.path().display());
     }
-    line("family", &config.model_type);
-    line("architectures", config.architectures.join(", "));
-    line("task", task(&config));
-    line("parameters", group(weights.n_parameters()));
-    let dtypes: Vec<String> = weights
+    sheet.text("family", &config.model_type);
+    sheet.list("architectures", config.architectures.clone());
+    let readings = Readings::new(config);
+    let described = Architecture::from_config(&readings.description);
+    let weights = Weights::open(dir);
+    match (&described, &weights) {
+        (Ok(architecture), Ok(weights)) => {
+            model::describe(sheet, dir, &readings.text, architecture, weights);
+        }
+        (Ok(architecture), Err(_)) => model::shape(sheet, architecture),
+        (Err(error), _) => {
+            sheet.text("description", format!("none: {}", chain(error)));
+            model::plain_task(sheet, config);
+        }
+    }
+    if let Ok(weights) = &weights {
+        files(sheet, weights);
+    }
+    let tokenizer = Tokenizer::read_for(dir, Some(&readings.text.json));
+    match &tokenizer {
+        Ok(tokenizer) => tokens(sheet, tokenizer),
+        Err(error) => {
+            sheet.text("tokenizer", format!("none that can be read: {}", chain(error)));
+        }
+    }
+    readings.report(sheet, dir, config, described.is_ok());
+    weights?;
+    Ok(())
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// What the weight files hold.
+fn files(sheet: &mut Sheet, weights: &Weights) {
+    let by_type: Vec<String> = weights
         .dtypes()
         .iter()
         .map(|(dtype, n_elements)| format!("{} {}", group(*n_elements), dtype.name()))
         .collect();
-    line("weights", format!("{} in {} tensors", dtypes.join(", "), weights.len()));
-    for file in weights.files() {
-        line("", file.display());
-    }
-    let as_f32 = weights.n_parameters().saturating_mul(4);
-    line(
-        "memory need",
-        format!(
-            "{} mapped, {} computed as f32, KV cache apart",
-            bytes_text(weights.total_bytes()),
-            bytes_text(as_f32)
-        ),
+    let by_type_json: serde_json::Map<String, serde_json::Value> =
+        weights.dtypes().iter().map(|(t, n)| (t.name().to_owned(), (*n).into())).collect();
+    let stored = weights.total_bytes();
+    let text = format!(
+        "{} in {} tensors, {}",
+        by_type.join(", "),
+        group(weights.len() as u64),
+        bytes_text(stored)
     );
-    match Tokenizer::read(&dir) {
-        Ok(tokenizer) => line("tokenizer", describe(&tokenizer)),
-        Err(error) => {
-            line("tokenizer", format!("none that can be read: {:#}", anyhow::anyhow!(error)))
-        }
-    }
-    Ok(())
+    let files: Vec<String> = weights.files().iter().map(|f| f.display().to_string()).collect();
+    let json = serde_json::json!({
+        "elements": by_type_json, "tensors": weights.len(), "bytes": stored, "files": &files,
+    });
+    sheet.lines("weights", std::iter::once(text).chain(files).collect(), json);
 }
 
-fn task(config: &ModelConfig) -> String {
-    match Task::of_architectures(&config.architectures) {
-        Some(task) => format!("{task} (inferred; option.task decides)"),
-        None => "none follows from the architectures: set option.task".to_owned(),
-    }
-}
-
-fn describe(tokenizer: &Tokenizer) -> String {
+fn tokens(sheet: &mut Sheet, tokenizer: &Tokenizer) {
     let mut text = format!("{} ids", group(u64::from(tokenizer.vocab_size())));
+    let mut json = serde_json::json!({
+        "ids": tokenizer.vocab_size(),
+        "file": tokenizer.path().display().to_string(),
+        "max_length": tokenizer.model_max_length(),
+    });
     if let Some(longest) = tokenizer.model_max_length() {
         text.push_str(&format!(", at most {longest} tokens"));
     }
@@ -70,57 +116,19 @@ fn describe(tokenizer: &Tokenizer) -> String {
         ("eos", tokenizer.eos_token_id()),
         ("pad", tokenizer.pad_token_id()),
         ("unk", tokenizer.unk_token_id()),
+        ("mask", tokenizer.mask_token_id()),
     ];
     for (name, id) in special {
         if let Some(id) = id {
             text.push_str(&format!(", {name} {id}"));
+            json[name] = id.into();
         }
     }
-    if tokenizer.chat_template().is_some() {
-        text.push_str(", chat template");
-    }
-    text
-}
-
-fn line(name: &str, value: impl std::fmt::Display) {
-    println!("{name:<14}{value}");
-}
-
-/// 1234567 as `1,234,567`.
-fn group(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (idx, digit) in digits.chars().enumerate() {
-        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A size in the largest binary unit that leaves at least 1.
-fn bytes_text(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit_idx = 0;
-    while value >= 1024.0 && unit_idx + 1 < units.len() {
-        value /= 1024.0;
-        unit_idx += 1;
-    }
-    if unit_idx == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit_idx]) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn figures_read_well() {
-        assert_eq!(group(0), "0");
-        assert_eq!(group(999), "999");
-        assert_eq!(group(1_433_184), "1,433,184");
-        assert_eq!(bytes_text(512), "512 B");
-        assert_eq!(bytes_text(3 << 30), "3.0 GiB");
+    sheet.lines("tokenizer", vec![text, tokenizer.path().display().to_string()], json);
+    let templates = tokenizer.chat_templates().iter().map(|(name, _)| name.to_owned()).collect();
+    sheet.list("chat template", templates);
+    let languages: Vec<String> = tokenizer.languages().map(str::to_owned).collect();
+    if !languages.is_empty() {
+        sheet.list("languages", languages);
     }
 }

@@ -33,7 +33,7 @@ mod tasks;
 mod text;
 
 pub use adapters::{AdapterChange, AdapterChoice, AdapterInfo};
-pub use drivetrain_engine::{EngineError, ErrorKind, OpenEngineError};
+pub use drivetrain_engine::{EngineError, ErrorKind, HeadKind, ModelKind, OpenEngineError};
 pub use drivetrain_sources::{SourceError, Stop, Watch};
 pub use error::HostError;
 pub use generate::{
@@ -46,6 +46,6 @@ pub use raw::{RawFrames, RawHead, RawReply, RawRequest};
 pub use registry::{EngineRegistry, FoundEngine, Trial, plugin_dirs};
 pub use sources::locate;
 pub use tasks::{
-    Embedding, Features, FinishReason, Generated, Input, Rank, Task, TaskReply, TaskRequest,
-    UnknownTask,
+    Embedding, Features, FinishReason, Generated, Input, Rank, Suited, Task, TaskReply,
+    TaskRequest, UnknownTask, suited,
 };

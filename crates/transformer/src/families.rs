@@ -5,6 +5,7 @@ mod bert;
 mod bloom;
 mod deberta_v2;
 mod distilbert;
+mod electra;
 mod falcon;
 mod gemma;
 mod gpt2;
@@ -27,7 +28,7 @@ mod rope;
 mod shapes;
 mod t5;
 
-use drivetrain_artifacts::{JsonFile, ModelConfig};
+use drivetrain_artifacts::ModelConfig;
 
 use crate::architecture::Architecture;
 use crate::error::TransformerError;
@@ -203,13 +204,14 @@ macro_rules! names {
 }
 use names;
 
-static FAMILIES: [&Family; 31] = [
+static FAMILIES: [&Family; 32] = [
     &bart::BART,
     &bert::FAMILY,
     &bloom::FAMILY,
     &roberta::CAMEMBERT,
     &deberta_v2::FAMILY,
     &distilbert::FAMILY,
+    &electra::FAMILY,
     &falcon::FAMILY,
     &gemma::GEMMA,
     &gemma::GEMMA2,
@@ -267,15 +269,14 @@ pub(crate) fn describe(config: &ModelConfig) -> Result<Architecture, Transformer
 /// The config with other names of keys replaced, if it has any.
 fn renamed(config: &ModelConfig, aliases: &[(&str, &str)]) -> Option<ModelConfig> {
     let json = &config.json;
-    let used = |(alias, key): &&(&str, &str)| json.contains(alias) && !json.contains(key);
-    let used: Vec<_> = aliases.iter().filter(used).collect();
-    let mut object = json.value().as_object().filter(|_| !used.is_empty())?.clone();
-    for (alias, key) in used {
-        let value = object.get(*alias).cloned()?;
-        object.insert((*key).to_owned(), value);
+    let mut object = json.value().as_object()?.clone();
+    for (alias, key) in aliases {
+        if json.contains(alias) && !json.contains(key) {
+            object.insert((*key).to_owned(), object.get(*alias).cloned()?);
+        }
     }
-    let json = JsonFile::from_value(json.path(), object.into());
-    Some(ModelConfig { json, ..config.clone() })
+    let names = aliases.iter().map(|(alias, key)| (*key, *alias));
+    Some(ModelConfig { json: json.renamed(object.into(), names), ..config.clone() })
 }
 
 /// The known family whose name is most like `model_type`.

@@ -16,7 +16,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("conformance", &["engine"]),
     ("host", &["config", "artifacts", "engine", "sources"]),
     ("http", &["host", "config"]),
-    ("drivetrain", &["http", "host", "config", "artifacts", "engine", "conformance"]),
+    (
+        "drivetrain",
+        &["http", "host", "config", "artifacts", "engine", "conformance", "transformer"],
+    ),
     ("wrong-engines", &["engine"]),
     ("example", &["engine"]),
     ("accelerate", &["engine", "artifacts", "transformer"]),

@@ -15,6 +15,7 @@ mod explosions;
 mod generation;
 mod gguf;
 mod heads;
+mod inspect;
 mod layers;
 mod minilm;
 mod refusals;

@@ -39,6 +39,16 @@ pub(crate) fn config_json(dir: &ModelDir) -> Result<Option<JsonFile>, ArtifactEr
     Ok(Some(JsonFile::from_value(header.path(), config.into())))
 }
 
+/// The keys of the family in the metadata of a GGUF file that [`config_json`] makes nothing of.
+pub(crate) fn unread_metadata(dir: &ModelDir) -> Result<Option<Vec<String>>, ArtifactError> {
+    let Some(paths) = find(dir)? else { return Ok(None) };
+    let files = open(&paths)?;
+    let header = Header::read(&files)?;
+    let architecture = architectures::of(&header)?;
+    (architecture.config)(&Meta { header: &header })?;
+    Ok(Some(header.unread()))
+}
+
 /// What `tokenizer_config.json` would say, if the model comes as GGUF.
 pub(crate) fn tokenizer_config(dir: &ModelDir) -> Result<Option<JsonFile>, ArtifactError> {
     let Some(paths) = find(dir)? else { return Ok(None) };
@@ -113,6 +123,18 @@ impl<'a> Meta<'_, 'a> {
 
     pub(super) fn opt_str(&self, key: &str) -> Result<Option<&'a str>, ArtifactError> {
         self.header.str(&self.key(key))
+    }
+
+    /// The number of layers: what follows has an entry for each, so it is checked first.
+    pub(super) fn n_layers(&self) -> Result<u32, ArtifactError> {
+        const KEY: &str = "block_count";
+        const MOST: u32 = 4096;
+        let wanted = format!("a whole number from 1 to {MOST}");
+        match self.opt_u32(KEY)? {
+            Some(n) if (1..=MOST).contains(&n) => Ok(n),
+            Some(_) => Err(self.invalid(KEY, &wanted)),
+            None => Err(self.missing(KEY, &wanted)),
+        }
     }
 
     pub(super) fn missing(&self, key: &str, wanted: &str) -> ArtifactError {
@@ -211,7 +233,7 @@ impl<'a> Meta<'_, 'a> {
         config.extend([
             ("hidden_size".to_owned(), self.u32("embedding_length")?.into()),
             ("intermediate_size".to_owned(), width.into()),
-            ("num_hidden_layers".to_owned(), self.u32("block_count")?.into()),
+            ("num_hidden_layers".to_owned(), self.n_layers()?.into()),
             ("num_attention_heads".to_owned(), self.heads()?.n_heads.into()),
             ("max_position_embeddings".to_owned(), self.u32("context_length")?.into()),
         ]);

@@ -2,7 +2,8 @@
 //!
 //! A count is believed only as far as the file could hold that many; nothing is allocated ahead.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -26,6 +27,8 @@ const MAX_DIMS: u32 = 4;
 pub(super) struct Header<'a> {
     files: &'a [MappedFile],
     metadata: Metadata<'a>,
+    /// The keys of the metadata that were asked for.
+    asked: RefCell<BTreeSet<&'a str>>,
     /// In the order of the files.
     pub(super) tensors: Vec<TensorInfo<'a>>,
     by_name: HashMap<&'a str, usize>,
@@ -60,6 +63,7 @@ impl<'a> Header<'a> {
         let mut header = Self {
             files,
             metadata: BTreeMap::new(),
+            asked: RefCell::default(),
             tensors: Vec::new(),
             by_name: HashMap::new(),
             architecture: "",
@@ -119,7 +123,18 @@ impl<'a> Header<'a> {
 
     /// The value of a key.
     pub(super) fn get(&self, key: &str) -> Option<Value<'a>> {
-        self.metadata.get(key).copied()
+        let (name, value) = self.metadata.get_key_value(key)?;
+        self.asked.borrow_mut().insert(name);
+        Some(*value)
+    }
+
+    /// The keys of the family that nobody asked for, sorted.
+    pub(super) fn unread(&self) -> Vec<String> {
+        let prefix = format!("{}.", self.architecture);
+        let asked = self.asked.borrow();
+        let unread =
+            self.metadata.keys().filter(|key| key.starts_with(&prefix) && !asked.contains(**key));
+        unread.map(|key| (*key).to_owned()).collect()
     }
 
     /// A whole number of 32 bits.
@@ -154,9 +169,9 @@ impl<'a> Header<'a> {
         wanted: &str,
         read: impl FnOnce(Value<'a>) -> Option<T>,
     ) -> Result<Option<T>, ArtifactError> {
-        match self.metadata.get(key) {
+        match self.get(key) {
             None => Ok(None),
-            Some(value) => match read(*value) {
+            Some(value) => match read(value) {
                 Some(value) => Ok(Some(value)),
                 None => Err(self.invalid(key, wanted)),
             },

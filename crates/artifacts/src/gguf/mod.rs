@@ -19,7 +19,7 @@ mod tokenizer;
 
 use std::path::PathBuf;
 
-pub(crate) use config::{config_json, tokenizer_config};
+pub(crate) use config::{config_json, tokenizer_config, unread_metadata};
 pub(crate) use find::{find, is_gguf};
 pub(crate) use tensors::{FoundTensor, read_tensors};
 pub(crate) use tokenizer::definition;

@@ -102,14 +102,24 @@ impl Tokenizer {
     /// # Errors
     /// There are no such files, or one is too large or broken; the error names it.
     pub fn read(dir: &ModelDir) -> Result<Self, ArtifactError> {
+        Self::read_for(dir, config_json(dir)?.as_ref())
+    }
+
+    /// As [`Self::read`], for a model whose `config.json` was read already.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_for(
+        dir: &ModelDir,
+        model_config: Option<&JsonFile>,
+    ) -> Result<Self, ArtifactError> {
         let config = match optional_json(dir, "tokenizer_config.json")? {
             Some(config) => Some(config),
             None => gguf::tokenizer_config(dir)?,
         };
         let config =
             config.unwrap_or_else(|| JsonFile::from_value(dir.path(), serde_json::json!({})));
-        let model_config = config_json(dir)?;
-        let definition = definition::Definition::find(dir, &config, model_config.as_ref())?;
+        let definition = definition::Definition::find(dir, &config, model_config)?;
         let path = definition.path.clone();
         let settings = Settings::read(&config, definition.class)?;
         let named = special::SpecialSettings::read(dir, &config, &definition, &settings)?;

@@ -452,3 +452,42 @@ fn a_turn_s_end_in_the_template_ends_an_answer() {
     assert_eq!(generation.eos_token_id, [2, 1]);
     assert_eq!(generation.pad_token_id, None);
 }
+
+#[test]
+fn no_more_layers_are_described_than_a_model_has() {
+    let dir = TempDir::new().unwrap();
+    let check = |n_layers: u32, expect: &str| {
+        let mut writer = Writer::new("gemma3");
+        for key in ["context_length", "embedding_length", "feed_forward_length"] {
+            writer.u32(&format!("gemma3.{key}"), 8);
+        }
+        writer.u32("gemma3.block_count", n_layers).u32("gemma3.attention.head_count", 1);
+        writer.f32("gemma3.attention.layer_norm_rms_epsilon", 1e-6);
+        writer.tensor("token_embd.weight", &[8, 3], 0, &[0; 96]);
+        fs::write(dir.path().join("model.gguf"), writer.bytes()).unwrap();
+        let model = ModelDir::open(dir.path(), &UnpackOptions::default()).unwrap();
+        let message = match ModelConfig::read(&model) {
+            Ok(config) => config.json.u32("num_hidden_layers").unwrap().to_string(),
+            Err(error) => error.to_string(),
+        };
+        assert!(message.ends_with(expect), "{message}");
+    };
+    check(4096, "4096");
+    for n in [0, 4097, u32::MAX] {
+        check(n, &format!("gemma3.block_count = {n}: expected a whole number from 1 to 4096"));
+    }
+}
+
+#[test]
+fn keys_that_make_nothing_of_the_config_are_told() {
+    let dir = TempDir::new().unwrap();
+    let mut writer = llama();
+    writer.u32("llama.leading_dense_block_count", 1).u32("other.block_count", 1);
+    fs::write(dir.path().join("model.gguf"), writer.bytes()).unwrap();
+    let model = ModelDir::open(dir.path(), &UnpackOptions::default()).unwrap();
+    let unread = ModelConfig::unread_metadata(&model).unwrap().unwrap();
+    assert_eq!(unread, ["llama.leading_dense_block_count"]);
+    let empty = TempDir::new().unwrap();
+    let model = ModelDir::open(empty.path(), &UnpackOptions::default()).unwrap();
+    assert_eq!(ModelConfig::unread_metadata(&model).unwrap(), None);
+}

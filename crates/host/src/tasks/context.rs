@@ -436,28 +436,33 @@ fn choose(wanted: Option<&str>, text: &ModelText) -> Result<Task, HostError> {
     if let Some(wanted) = wanted {
         return wanted.parse().map_err(HostError::UnknownTask);
     }
-    if text.facts.sentences.is_some() {
-        return Ok(Task::SentenceEmbedding);
-    }
     let architectures = text.config.as_ref().map_or(&[][..], |config| &config.architectures);
-    Task::of_architectures(architectures).ok_or_else(|| HostError::NoTask {
+    usual(&text.facts, architectures).ok_or_else(|| HostError::NoTask {
         file: text.config_path(),
         architectures: architectures.to_vec(),
         allowed: super::task_names(),
     })
 }
 
-/// What a task needs of a model, in words, and whether this one has it.
-fn needs(task: Task, info: &TokenModelInfo) -> (&'static str, bool) {
-    let (kind, head) = (info.kind, info.head);
+/// The task of a model for which none is set.
+pub(super) fn usual(facts: &Facts, architectures: &[String]) -> Option<Task> {
+    match facts.sentences {
+        Some(_) => Some(Task::SentenceEmbedding),
+        None => Task::of_architectures(architectures),
+    }
+}
+
+/// What a task needs of a model, in words, and whether one with a `head` and hidden states of size
+/// `dim` has it.
+pub(super) fn needs(task: Task, kind: ModelKind, head: HeadKind, dim: u32) -> (&'static str, bool) {
     let has_language_model = head == HeadKind::LanguageModel;
     let is_decoder = kind == ModelKind::Decoder && has_language_model;
     let is_answering = kind == ModelKind::EncoderDecoder && has_language_model;
     match task {
-        Task::FeatureExtraction => ("a model with hidden states", info.dim > 0),
+        Task::FeatureExtraction => ("a model with hidden states", dim > 0),
         Task::SentenceEmbedding => (
             "an encoder-only or decoder-only model with hidden states",
-            info.dim > 0 && kind != ModelKind::EncoderDecoder,
+            dim > 0 && kind != ModelKind::EncoderDecoder,
         ),
         Task::TextClassification | Task::ZeroShotClassification | Task::Rerank => (
             "a head for sequence classification (a class ForSequenceClassification)",
@@ -490,7 +495,7 @@ fn check_kind(
     info: &TokenModelInfo,
     facts: &Facts,
 ) -> Result<(), HostError> {
-    let (needs_words, has) = needs(task, info);
+    let (needs_words, has) = needs(task, info.kind, info.head, info.dim);
     if has {
         return Ok(());
     }
@@ -519,7 +524,7 @@ fn check_kind(
 }
 
 fn needs_of(task: Task, info: &TokenModelInfo) -> bool {
-    needs(task, info).1
+    needs(task, info.kind, info.head, info.dim).1
 }
 
 /// Whether the tokens that generation puts in by itself are the model's.

@@ -105,7 +105,8 @@ impl Facts {
             }
         };
         self.returns_all_scores = config.opt_bool("return_all_scores")?;
-        let default_types = u32::from(config.opt_str("model_type")? == Some("bert")) * 2;
+        let has_types = matches!(config.opt_str("model_type")?, Some("bert" | "electra"));
+        let default_types = if has_types { 2 } else { 0 };
         self.n_token_types = config.opt_u32("type_vocab_size")?.unwrap_or(default_types);
         self.eos = config.opt_u32_list("eos_token_id")?.unwrap_or_default();
         self.pad = config.opt_u32("pad_token_id")?;

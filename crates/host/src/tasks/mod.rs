@@ -16,6 +16,7 @@ mod rerank;
 mod sentence_embedding;
 mod sentences;
 mod spans;
+mod suited;
 mod text;
 mod text2text_generation;
 mod text_classification;
@@ -33,6 +34,7 @@ use serde_json::{Map, Value};
 pub(crate) use context::TaskContext;
 pub(crate) use generation::{PreparedGeneration, is_quick};
 pub use input::Input;
+pub use suited::{Suited, suited};
 pub(crate) use text::ModelText;
 
 /// What a request asks of a model, by the names of transformers' pipelines.

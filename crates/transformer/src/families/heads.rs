@@ -27,6 +27,8 @@ enum Build {
     Roberta,
     /// As RoBERTa's, with other names.
     Distilbert,
+    /// As RoBERTa's, with another activation, and other names for masked tokens.
+    Electra,
     /// Two matrices on the state of the last end token.
     Bart,
     /// One matrix without a bias.
@@ -38,6 +40,7 @@ fn build(family: &str, kind: Kind) -> Build {
         ("bert", _) => Build::Bert,
         ("deberta-v2" | "deberta", _) => Build::Deberta,
         ("distilbert", _) => Build::Distilbert,
+        ("electra", _) => Build::Electra,
         (_, Kind::Encoder) => Build::Roberta,
         (_, Kind::EncoderDecoder) => Build::Bart,
         (_, Kind::Decoder) => Build::Decoder,
@@ -93,12 +96,14 @@ pub(super) fn add(
         HeadTask::MaskedLm => {
             let key = if build == Build::Distilbert { "activation" } else { "hidden_act" };
             head.dense = Some(match build {
-                Build::Roberta => Activation::Gelu,
+                Build::Roberta | Build::Electra => Activation::Gelu,
                 _ => config.activation(key, Activation::Gelu)?,
             });
             head.norm = Some(Norm::layer(match build {
                 Build::Distilbert => DISTILBERT_EPS,
-                Build::Bert | Build::Deberta => config.eps("layer_norm_eps", 1e-12)?,
+                Build::Bert | Build::Deberta | Build::Electra => {
+                    config.eps("layer_norm_eps", 1e-12)?
+                }
                 _ => config.eps("layer_norm_eps", 1e-5)?,
             }));
             head.tied = config.flag("tie_word_embeddings", true)?;
@@ -111,6 +116,7 @@ pub(super) fn add(
             head.dense = match build {
                 Build::Decoder => None,
                 Build::Distilbert => Some(Activation::Relu),
+                Build::Electra => Some(Activation::Gelu),
                 Build::Deberta => {
                     if config.opt_size("pooler_hidden_size")?.is_some_and(|size| size != dim) {
                         let wanted = format!("{dim}, the hidden size");
@@ -187,6 +193,11 @@ static DISTILBERT_MLM: [ModuleNames; 4] = [
     at("head.weight", &[top("vocab_projector"), WORDS]),
     at("head.bias", &[top("vocab_projector")]),
 ];
+static ELECTRA_MLM: [ModuleNames; 3] = [
+    at("head.dense", &[top("generator_predictions.dense")]),
+    at("head.norm", &[top("generator_predictions.LayerNorm")]),
+    at("head", &[top("generator_lm_head"), WORDS]),
+];
 static BERT_LABELS: [ModuleNames; 2] =
     [at("head.dense", &[Place::new("pooler.dense")]), at("head", &[top("classifier")])];
 static DEBERTA_LABELS: [ModuleNames; 2] =
@@ -210,10 +221,11 @@ pub(crate) fn modules(architecture: &Architecture) -> Option<&'static [ModuleNam
     Some(match (task, build) {
         (HeadTask::MaskedLm, Build::Bert | Build::Deberta) => &BERT_MLM,
         (HeadTask::MaskedLm, Build::Distilbert) => &DISTILBERT_MLM,
+        (HeadTask::MaskedLm, Build::Electra) => &ELECTRA_MLM,
         (HeadTask::MaskedLm, _) => &ROBERTA_MLM,
         (HeadTask::SequenceClassification, Build::Bert) => &BERT_LABELS,
         (HeadTask::SequenceClassification, Build::Deberta) => &DEBERTA_LABELS,
-        (HeadTask::SequenceClassification, Build::Roberta) => &ROBERTA_LABELS,
+        (HeadTask::SequenceClassification, Build::Roberta | Build::Electra) => &ROBERTA_LABELS,
         (HeadTask::SequenceClassification, Build::Distilbert) => &DISTILBERT_LABELS,
         (HeadTask::SequenceClassification, Build::Bart) => &BART_LABELS,
         (HeadTask::SequenceClassification, Build::Decoder) => &SCORE,

@@ -48,6 +48,9 @@ static EXPERTS: [ModuleNames; 3] = [
     },
 ];
 
+/// Most experts of all layers together.
+const MAX_EXPERTS: u32 = 1 << 16;
+
 fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     let kin = Kin {
         width: 14_336,
@@ -60,12 +63,12 @@ fn describe(config: &Reader<'_>) -> Result<Architecture, TransformerError> {
     let mut architecture = llama::describe_kin(config, &kin)?;
     let n_experts = config.size("num_local_experts", 8)?;
     let n_active = config.size("num_experts_per_tok", 2)?;
-    // A description names each expert's tensors, so their number is bounded like that of layers.
-    if n_experts > 1024 {
-        return Err(config
-            .json
-            .invalid("num_local_experts", "a whole number from 1 to 1024")
-            .into());
+    // A description names each expert's tensors, so their number in all layers is bounded, too.
+    let n_layers = architecture.layers_mut().count() as u32;
+    let most = (MAX_EXPERTS / n_layers.max(1)).min(1024);
+    if n_experts > most {
+        let wanted = format!("a whole number from 1 to {most} in {n_layers} layers");
+        return Err(config.json.invalid("num_local_experts", wanted).into());
     }
     if n_active > n_experts {
         let wanted = format!("at most num_local_experts = {n_experts}");

@@ -1,4 +1,8 @@
 //! Phi 3 (Abdin et al. 2024, arXiv:2404.14219), 3.5 and 4; transformers 5.24, `models/phi3`.
+//!
+//! Where a text grows past `original_max_position_embeddings`, `longrope` turns to its other factors,
+//! and transformers computes the whole text anew (`prepare_inputs_for_generation`). A description has
+//! no word for that: cached keys stay as they are.
 
 use super::llama::{self, Kin, LLAMA};
 use super::reader::Reader;

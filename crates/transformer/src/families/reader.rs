@@ -80,7 +80,7 @@ impl<'a> Reader<'a> {
 
     /// Whether `key` is there and `null`, which some classes tell from an absent one.
     pub(super) fn is_null(&self, key: &str) -> bool {
-        self.json.value().get(key).is_some_and(serde_json::Value::is_null)
+        self.json.is_null(key)
     }
 
     /// A cap of scores or logits; `null` is none.
@@ -100,7 +100,7 @@ impl<'a> Reader<'a> {
     /// `sliding_window`; `null` is none.
     pub(super) fn window(&self, default: Option<u32>) -> Result<Option<u32>, TransformerError> {
         const KEY: &str = "sliding_window";
-        if !self.json.contains(KEY) {
+        if self.json.get(KEY)?.is_none() {
             return Ok(default.filter(|_| !self.is_null(KEY)));
         }
         self.rows(KEY, 1).map(Some)

@@ -96,10 +96,12 @@ pub(super) fn read_for(
 }
 
 fn is_object(config: &Reader<'_>, key: &str) -> Result<bool, TransformerError> {
+    if !config.json.contains(key) {
+        return Ok(false);
+    }
     match config.json.get(key)? {
-        None => Ok(false),
         Some(Value::Object(map)) => Ok(!map.is_empty()),
-        Some(_) => Err(config.json.invalid(key, "an object").into()),
+        _ => Err(config.json.invalid(key, "an object").into()),
     }
 }
 
@@ -110,19 +112,15 @@ fn read_section(
 ) -> Result<Rope, TransformerError> {
     let keys = Keys { config, section };
     let dim = rotated_dim(&keys, defaults)?;
-    let theta = match keys.number("rope_theta")? {
-        Some(theta) => theta,
-        None => config.json.opt_f64(defaults.theta_key)?.unwrap_or(defaults.theta),
-    };
+    let theta = config.json.opt_f64_any(&[&keys.path("rope_theta"), defaults.theta_key])?;
+    let theta = theta.unwrap_or(defaults.theta);
     if theta <= 1.0 {
         return Err(config.json.invalid(defaults.theta_key, "a number above 1").into());
     }
     let max_positions = config.rows("max_position_embeddings", defaults.max_positions)?;
-    let (rope_type, type_key) = match config.json.opt_str(&keys.path("rope_type"))? {
-        Some(name) => (name, keys.path("rope_type")),
-        None => (config.json.opt_str(&keys.path("type"))?.unwrap_or("default"), keys.path("type")),
-    };
-    let scaling = match rope_type {
+    let type_keys = ["rope_type", "type"].map(|key| keys.path(key));
+    let rope_type = config.json.opt_str_any(&type_keys.each_ref().map(String::as_str))?;
+    let scaling = match rope_type.unwrap_or("default") {
         "default" => RotaryScaling::None,
         "linear" => RotaryScaling::Linear { factor: keys.factor()? },
         "dynamic" if dim > 2 => RotaryScaling::Dynamic { factor: keys.factor()?, max_positions },
@@ -132,7 +130,10 @@ fn read_section(
         "yarn" if config.family == "phi3" => longrope(&keys, max_positions, dim)?,
         "yarn" => yarn(&keys, max_positions)?,
         "longrope" => longrope(&keys, max_positions, dim)?,
-        _ => return Err(config.unsupported(&type_key, TYPES)),
+        _ => {
+            let key = type_keys.iter().find(|key| config.json.contains(key));
+            return Err(config.unsupported(key.map_or(section, String::as_str), TYPES));
+        }
     };
     let reach = match &scaling {
         RotaryScaling::Linear { factor } | RotaryScaling::Dynamic { factor, .. } => {
@@ -152,12 +153,8 @@ fn read_section(
 /// How many values of a head are rotated.
 fn rotated_dim(keys: &Keys<'_>, defaults: &Defaults) -> Result<u32, TransformerError> {
     let (config, head_dim) = (keys.config, defaults.head_dim);
-    let within = keys.number("partial_rotary_factor")?;
-    let partial_key = defaults.partial_key;
-    let stated = match within {
-        Some(partial) => Some(partial),
-        None => config.json.opt_f64(partial_key)?,
-    };
+    let (inner_key, partial_key) = (keys.path("partial_rotary_factor"), defaults.partial_key);
+    let stated = config.json.opt_f64_any(&[&inner_key, partial_key])?;
     if defaults.partial.is_none() && stated.is_some_and(|partial| partial != 1.0) {
         return Err(config.unsupported(partial_key, "1"));
     }
@@ -169,8 +166,7 @@ fn rotated_dim(keys: &Keys<'_>, defaults: &Defaults) -> Result<u32, TransformerE
     }
     let dim = (f64::from(head_dim) * partial) as u32;
     if !(0.0..=1.0).contains(&partial) || dim == 0 || !dim.is_multiple_of(2) {
-        let path = keys.path("partial_rotary_factor");
-        let key = if within.is_some() { &path } else { partial_key };
+        let key = if config.json.contains(&inner_key) { &inner_key } else { partial_key };
         let wanted = format!("a share of {head_dim} that is an even number, at least 2");
         return Err(config.json.invalid(key, wanted).into());
     }
@@ -194,10 +190,9 @@ fn llama3(keys: &Keys<'_>, max_positions: u32) -> Result<RotaryScaling, Transfor
 
 fn yarn(keys: &Keys<'_>, max_positions: u32) -> Result<RotaryScaling, TransformerError> {
     let original_max_positions = keys.original(max_positions)?;
-    let factor = if keys.has("factor") {
-        keys.factor()?
-    } else {
-        f64::from(max_positions) / f64::from(original_max_positions)
+    let factor = match keys.number("factor")? {
+        Some(_) => keys.factor()?,
+        None => f64::from(max_positions) / f64::from(original_max_positions),
     };
     let scale = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
     let non_zero = |value: &f64| *value != 0.0;
@@ -246,10 +241,9 @@ fn longrope(
         let wanted = format!("a list of {len} numbers above 0, half of what is rotated of a head");
         values.ok_or_else(|| keys.config.json.invalid(&path, wanted).into())
     };
-    let factor = if keys.has("factor") {
-        keys.factor()?
-    } else {
-        f64::from(max_positions) / f64::from(original_max_positions)
+    let factor = match keys.number("factor")? {
+        Some(_) => keys.factor()?,
+        None => f64::from(max_positions) / f64::from(original_max_positions),
     };
     let default = if factor <= 1.0 || original_max_positions == 1 {
         1.0
@@ -273,10 +267,6 @@ struct Keys<'a> {
 impl Keys<'_> {
     fn path(&self, key: &str) -> String {
         format!("{}.{key}", self.section)
-    }
-
-    fn has(&self, key: &str) -> bool {
-        self.config.json.contains(&self.path(key))
     }
 
     fn number(&self, key: &str) -> Result<Option<f64>, TransformerError> {

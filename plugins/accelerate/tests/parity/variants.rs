@@ -149,6 +149,7 @@ variants! {
     xlm_roberta_mlm,
     camembert_model,
     distilbert_relu,
+    electra_wide,
     mpnet_long,
     deberta_own_projections,
     deberta_one_way,

@@ -33,7 +33,7 @@ fn config(meta: &Meta<'_, '_>) -> Result<Config, ArtifactError> {
     let rows = |name: &str| meta.header.tensor(name).and_then(|t| t.shape.first().copied());
     let (types, positions) = (rows("token_types.weight"), rows("position_embd.weight"));
     config.extend([
-        ("num_hidden_layers".to_owned(), meta.u32("block_count")?.into()),
+        ("num_hidden_layers".to_owned(), meta.n_layers()?.into()),
         ("num_attention_heads".to_owned(), meta.u32("attention.head_count")?.into()),
         ("hidden_size".to_owned(), meta.u32("embedding_length")?.into()),
         ("intermediate_size".to_owned(), meta.u32("feed_forward_length")?.into()),

@@ -89,7 +89,7 @@ fn pre_attention_scalar(meta: &Meta<'_, '_>, largest: u32) -> Result<Json, Artif
     if let Some(scale) = meta.opt_f64("attention.scale")?.filter(|scale| *scale > 0.0) {
         return Ok((1.0 / (scale * scale)).into());
     }
-    if meta.u32("block_count")? != largest {
+    if meta.n_layers()? != largest {
         return Ok(heads.head_dim.into());
     }
     Ok((meta.u32("embedding_length")? / heads.n_heads).into())
@@ -97,7 +97,7 @@ fn pre_attention_scalar(meta: &Meta<'_, '_>, largest: u32) -> Result<Json, Artif
 
 fn gemma2(meta: &Meta<'_, '_>) -> Result<Config, ArtifactError> {
     let (mut config, head_dim) = common(meta, "gemma2", "Gemma2ForCausalLM")?;
-    let n_layers = meta.u32("block_count")?;
+    let n_layers = meta.n_layers()?;
     let soft_cap = |key: &str, default: f64| Ok(meta.opt_f64(key)?.unwrap_or(default).into());
     config.extend([
         ("attn_logit_softcapping".to_owned(), soft_cap("attn_logit_softcapping", 50.0)?),
@@ -115,7 +115,7 @@ fn gemma2(meta: &Meta<'_, '_>) -> Result<Config, ArtifactError> {
 
 fn gemma3(meta: &Meta<'_, '_>) -> Result<Config, ArtifactError> {
     let (mut config, head_dim) = common(meta, "gemma3_text", "Gemma3ForCausalLM")?;
-    let n_layers = meta.u32("block_count")?;
+    let n_layers = meta.n_layers()?;
     let window = meta.opt_u32("attention.sliding_window")?.filter(|window| *window > 0);
     // Neither the pattern nor the base of the local layers is in most files.
     let pattern = match window {

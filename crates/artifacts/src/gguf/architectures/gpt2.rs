@@ -30,7 +30,7 @@ fn config(meta: &Meta<'_, '_>) -> Result<Config, ArtifactError> {
     let mut config = meta.start("gpt2", "GPT2LMHeadModel")?;
     let positions = meta.u32("context_length")?;
     config.extend([
-        ("n_layer".to_owned(), meta.u32("block_count")?.into()),
+        ("n_layer".to_owned(), meta.n_layers()?.into()),
         ("n_head".to_owned(), meta.u32("attention.head_count")?.into()),
         ("n_embd".to_owned(), meta.u32("embedding_length")?.into()),
         ("n_inner".to_owned(), meta.u32("feed_forward_length")?.into()),

@@ -68,7 +68,7 @@ fn gpt_neox(meta: &Meta<'_, '_>) -> Result<Config, ArtifactError> {
 fn bloom(meta: &Meta<'_, '_>) -> Result<Config, ArtifactError> {
     let mut config = meta.start("bloom", "BloomForCausalLM")?;
     config.extend([
-        ("n_layer".to_owned(), meta.u32("block_count")?.into()),
+        ("n_layer".to_owned(), meta.n_layers()?.into()),
         ("n_head".to_owned(), meta.u32("attention.head_count")?.into()),
         ("hidden_size".to_owned(), meta.u32("embedding_length")?.into()),
         ("seq_length".to_owned(), meta.u32("context_length")?.into()),

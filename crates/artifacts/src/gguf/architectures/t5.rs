@@ -86,7 +86,7 @@ fn is_tied(header: &Header<'_>) -> bool {
 fn config(meta: &Meta<'_, '_>) -> Result<Config, ArtifactError> {
     let mut config = meta.start("t5", "T5ForConditionalGeneration")?;
     config.insert("tie_word_embeddings".to_owned(), is_tied(meta.header).into());
-    let n_layers = meta.u32("block_count")?;
+    let n_layers = meta.n_layers()?;
     let n_decoder_layers = meta.opt_u32("decoder_block_count")?.unwrap_or(n_layers);
     let form = if is_gated(meta.header) { "gated-gelu" } else { "relu" };
     config.extend([
