@@ -44,12 +44,14 @@ pub(crate) struct Driver {
     pub(crate) info: TokenModelInfo,
     alive: BTreeSet<SeqId>,
     next: u64,
+    /// What all segments go through.
+    pub(crate) adapter: AdapterId,
 }
 
 impl Driver {
     pub(crate) fn new(model: Box<dyn TokenModel>) -> Self {
         let info = model.info();
-        Self { model, info, alive: BTreeSet::new(), next: 1 }
+        Self { model, info, alive: BTreeSet::new(), next: 1, adapter: AdapterId::NONE }
     }
 
     pub(crate) fn model(&mut self) -> &mut dyn TokenModel {
@@ -139,7 +141,7 @@ impl Driver {
                 n_tokens: piece.tokens.len() as u32,
                 position: piece.position,
                 wanted: piece.wanted,
-                adapter: AdapterId::NONE,
+                adapter: self.adapter,
             });
             tokens.extend_from_slice(&piece.tokens);
         }

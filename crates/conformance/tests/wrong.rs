@@ -50,6 +50,7 @@ fn each_fault_is_caught_and_named() {
         ("decoder", "hidden-pooler", "an output the model", "PooledHead was accepted"),
         ("decoder", "hidden-classifier", "rows are exactly", "SequenceLogits is not what"),
         ("decoder", "fork-overwrites", "a wrong fork", "exists was accepted"),
+        ("decoder", "any-adapter", "an adapter that is not", "never loaded was accepted"),
         ("decoder", "truncate-grows", "a wrong truncation", "more than there is was accepted"),
         ("encoder-decoder", "ignores-encoder", "only an encoded", "decoded alike"),
         ("encoder-decoder", "fork-loses-encoder", "a fork shares", "a fork"),

@@ -221,6 +221,33 @@ pub struct TokenModelInfo {
     pub has_adapters: bool,
 }
 
+/// A decoder that has nothing: what an author does not set.
+impl Default for TokenModelInfo {
+    fn default() -> Self {
+        Self {
+            kind: ModelKind::Decoder,
+            vocab: 0,
+            head: HeadKind::None,
+            n_logits: 0,
+            dim: 0,
+            max_positions: 0,
+            max_encoder_positions: 0,
+            kv_capacity_tokens: 0,
+            kv_bytes_per_token: 0,
+            kv_block_tokens: 1,
+            cross_capacity_tokens: 0,
+            cross_bytes_per_token: 0,
+            max_sequences: 0,
+            max_batch_tokens: 0,
+            weight_bytes: 0,
+            n_parameters: 0,
+            default_decoder_input: DefaultDecoderInput::None,
+            has_pooler: false,
+            has_adapters: false,
+        }
+    }
+}
+
 /// A model whose forward passes the host schedules. Driven by one thread, hence `Send` without
 /// `Sync`.
 ///

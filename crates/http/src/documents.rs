@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::schema::{AnyOfBuilder, Schema};
 use utoipa::openapi::{HttpMethod, OpenApi, RefOr};
 use utoipa::{Modify, OpenApi as _, PartialSchema, Path, ToSchema};
@@ -208,6 +209,23 @@ impl Modify for Twins {
         let operation = management::__path_describe::operation();
         let get = vec![HttpMethod::Get];
         document.paths.add_path_operation("/models/{name}/{version}", get, operation);
+        let adapters = [
+            ("/adapters", HttpMethod::Get, adapters::__path_list::operation()),
+            ("/adapters", HttpMethod::Post, adapters::__path_register::operation()),
+            ("/adapters/{adapter}", HttpMethod::Get, adapters::__path_describe::operation()),
+            ("/adapters/{adapter}", HttpMethod::Delete, adapters::__path_unregister::operation()),
+            ("/adapters/{adapter}/update", HttpMethod::Post, adapters::__path_update::operation()),
+        ];
+        for (path, method, mut operation) in adapters {
+            // The model is the one of the start.
+            if let Some(parameters) = &mut operation.parameters {
+                parameters.retain(|parameter| match parameter {
+                    RefOr::T(one) => one.name != "name" || one.parameter_in != ParameterIn::Path,
+                    RefOr::Ref(_) => true,
+                });
+            }
+            document.paths.add_path_operation(path, vec![method], operation);
+        }
         for path in ["/", "/invocations", "/models/{name}/invoke", "/predictions/{name}", versioned]
             .into_iter()
             .chain([

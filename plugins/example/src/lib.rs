@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 
 use drivetrain_engine::{
-    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, HeadKind, LoadRequest,
-    LoadedModel, ModelKind, Outputs, SegmentView, SeqId, TokenId, TokenModel, TokenModelInfo,
-    Wanted, export_engine,
+    Batch, Engine, EngineError, EngineInfo, ErrorKind, HeadKind, LoadRequest, LoadedModel,
+    ModelKind, Outputs, SegmentView, SeqId, TokenId, TokenModel, TokenModelInfo, Wanted,
+    export_engine,
 };
 
 /// Every byte is a token, and its own id.
@@ -70,22 +70,17 @@ impl TokenModel for Bigram {
             vocab: VOCAB as u32,
             head: HeadKind::LanguageModel,
             n_logits: VOCAB as u32,
-            dim: 0,
             max_positions: MAX_POSITIONS as u32,
-            max_encoder_positions: 0,
             kv_capacity_tokens: (MAX_SEQUENCES * MAX_POSITIONS) as u64,
             kv_bytes_per_token: size_of::<TokenId>() as u64,
             // `fork` copies: a block that no sequence fills is never counted as shared.
             kv_block_tokens: MAX_POSITIONS as u32 + 1,
-            cross_capacity_tokens: 0,
-            cross_bytes_per_token: 0,
             max_sequences: MAX_SEQUENCES as u32,
             max_batch_tokens: 16 * MAX_POSITIONS as u32,
             weight_bytes: size_of_val(self.table.as_slice()) as u64,
             n_parameters: self.table.len() as u64,
-            default_decoder_input: DefaultDecoderInput::None,
-            has_pooler: false,
-            has_adapters: false,
+            // No encoder, no hidden states, no adapters.
+            ..TokenModelInfo::default()
         }
     }
 

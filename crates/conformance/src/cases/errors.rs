@@ -1,6 +1,8 @@
 //! Calls that have to fail, say why, and change nothing.
 
-use drivetrain_engine::{EngineError, ErrorKind, ModelKind, SeqId, Wanted};
+use std::path::Path;
+
+use drivetrain_engine::{AdapterId, EngineError, ErrorKind, ModelKind, SeqId, Wanted};
 
 use super::results::{Available, forms};
 use super::{needs_cache, needs_sequences};
@@ -78,6 +80,29 @@ fn forward(driver: &mut Driver, bystander: &Bystander, wrong: Piece) -> Result<(
 
 fn piece(sequence: SeqId, position: u32) -> Piece {
     Piece { sequence, tokens: vec![0], position, wanted: Wanted::Nothing }
+}
+
+pub(super) fn unknown_adapter(context: &mut Context<'_>) -> Verdict {
+    if !context.driver.info.has_adapters {
+        return Err(Stop::Skip("the model has no adapters".to_owned()));
+    }
+    let unknown = AdapterId(u32::MAX - 1);
+    refused(
+        context,
+        &[
+            ("a segment through an adapter that was never loaded", &|driver, beside| {
+                let sequence = driver.begin(&beside.text)?;
+                driver.adapter = unknown;
+                let end = driver.run(Pass::Forward, &[piece(sequence, 0)]).map(drop);
+                driver.adapter = AdapterId::NONE;
+                driver.release(sequence);
+                end
+            }),
+            ("an adapter from a missing directory", &|driver, _| {
+                driver.model().load_adapter(unknown, Path::new("/nonexistent/adapter"))
+            }),
+        ],
+    )
 }
 
 pub(super) fn unknown_sequence(context: &mut Context<'_>) -> Verdict {

@@ -46,6 +46,7 @@ pub(crate) const TOKEN: &[(&str, TokenCase)] = &[
     ("an output the model lacks is refused", errors::missing_output),
     ("a wrong fork is refused", errors::wrong_fork),
     ("a wrong truncation is refused", errors::wrong_truncation),
+    ("an adapter that is not there is refused", errors::unknown_adapter),
     ("a sequence past max_positions is refused", limits::max_positions),
     ("max_sequences can live at once", limits::max_sequences),
     ("the stated capacity can be filled", limits::capacity),

@@ -90,6 +90,8 @@ faults! {
     HiddenClassifier = "hidden-classifier",
     /// `fork` onto a sequence that exists replaces it.
     ForkOverwrites = "fork-overwrites",
+    /// A segment may go through adapters that were never loaded.
+    AnyAdapter = "any-adapter",
     /// `truncate` to more than there is is taken.
     TruncateGrows = "truncate-grows",
     /// The decoder does not look at the encoder.

@@ -223,7 +223,7 @@ impl TokenModel for Reference {
             n_parameters: 0,
             default_decoder_input: DefaultDecoderInput::None,
             has_pooler: false,
-            has_adapters: false,
+            has_adapters: self.has(Fault::AnyAdapter),
         }
     }
 
