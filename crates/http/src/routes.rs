@@ -81,17 +81,16 @@ fn inference() -> Router<App> {
 }
 
 fn management() -> Router<App> {
+    let adapters = || get(adapters::list).post(adapters::register);
+    let adapter = || get(adapters::describe).delete(adapters::unregister);
     Router::new()
         .route("/server/metrics", get(metrics::server_metrics))
         .route("/models", get(management::list))
-        .route("/adapters", get(adapters::list).post(adapters::register))
-        .route("/adapters/{adapter}", get(adapters::describe).delete(adapters::unregister))
+        .route("/adapters", adapters())
+        .route("/adapters/{adapter}", adapter())
         .route("/adapters/{adapter}/update", post(adapters::update))
-        .route("/models/{name}/adapters", get(adapters::list).post(adapters::register))
-        .route(
-            "/models/{name}/adapters/{adapter}",
-            get(adapters::describe).delete(adapters::unregister),
-        )
+        .route("/models/{name}/adapters", adapters())
+        .route("/models/{name}/adapters/{adapter}", adapter())
         .route("/models/{name}/adapters/{adapter}/update", post(adapters::update))
         .route("/models/{name}", get(management::describe))
         .route("/models/{name}/{version}", get(management::describe))
