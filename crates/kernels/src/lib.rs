@@ -6,6 +6,8 @@ pub use matmul::{Activation, Epilogue, Matrix, Precision, Residual, Source};
 pub use memory::Scratch;
 pub use pool::{Pool, part};
 
+pub mod peak;
+
 mod error;
 mod isa;
 mod matmul;

@@ -28,9 +28,6 @@ use std::thread::{self, JoinHandle, Thread};
 /// Looks at a counter before its thread goes to sleep: some tens of microseconds.
 const LOOKS: u32 = 10_000;
 
-/// f32 in a cache line.
-const LINE: usize = 16;
-
 /// One value a cache line, so that a thread that writes it disturbs no other.
 #[repr(align(128))]
 struct Line<T>(T);
@@ -289,9 +286,6 @@ impl<'a, T> Parts<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }
-
-/// Elements that share a cache line, where threads write neighbouring parts.
-pub(crate) const LINE_F32: usize = LINE;
 
 #[cfg(test)]
 mod tests {
