@@ -1,6 +1,6 @@
 //! Linear layers of BART-large, SmolLM2-135M and Llama-3.2-1B.
 
-use drivetrain_kernels::{Epilogue, Isa, Matrix, Pool, Precision, Scratch, Source, peak};
+use drivetrain_kernels::{Cpu, Epilogue, Isa, Matrix, Pool, Precision, Scratch, Source, peak};
 
 use crate::timing::{best, now};
 
@@ -34,7 +34,7 @@ pub(crate) fn run(isa: Isa, pool: &Pool, filter: &str) -> anyhow::Result<()> {
                 continue;
             }
             let weights: Vec<f32> = (0..n_out * n_in).map(number).collect();
-            let matrix = Matrix::pack((isa, pool), &[Source::F32(&weights)], n_in, precision)?;
+            let matrix = Matrix::pack(Cpu { isa, pool }, &[Source::F32(&weights)], n_in, precision)?;
             let case = Case { what, isa, pool, matrix, weights };
             let many = if n_out > 10_000 { vec![1] } else { vec![512] };
             for n_rows in [1, 4, 16].into_iter().chain(many) {

@@ -1,18 +1,25 @@
 //! CPU compute for engines.
 
+pub use embedding::{Gather, Onto};
 pub use error::{IsaError, KernelError};
 pub use isa::{FORCE_VARIABLE, Isa};
 pub use matmul::{Activation, Epilogue, Matrix, Precision, Residual, Source};
 pub use memory::Scratch;
-pub use pool::{Pool, part};
+pub use norm::{Norm, NormKind, NormRows};
+pub use pool::{Cpu, Pool, part};
+pub use rotary::{Rotary, RotaryPairs, RotaryRows};
+pub use softmax::softmax;
 
-pub mod peak;
-
+mod embedding;
 mod error;
 mod isa;
 mod matmul;
 mod memory;
+mod norm;
+pub mod peak;
 mod pool;
 #[cfg(test)]
 mod random;
+mod rotary;
+mod softmax;
 mod vector;

@@ -25,6 +25,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
+use crate::isa::Isa;
+
 /// Looks at a counter before its thread goes to sleep: some tens of microseconds.
 const LOOKS: u32 = 10_000;
 
@@ -244,6 +246,45 @@ fn serve(shared: &Shared, worker_idx: usize) {
         {
             caller.unpark();
         }
+    }
+}
+
+/// What kernels run on: vector instructions and threads.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu<'a> {
+    /// The instruction set, chosen at load.
+    pub isa: Isa,
+    /// The threads.
+    pub pool: &'a Pool,
+}
+
+impl Cpu<'_> {
+    /// Calls `work` once with each thread's part of `0..n`. With little work, which its caller knows,
+    /// the others are not woken.
+    pub(crate) fn split(self, n: usize, load: Load, work: impl Fn(Range<usize>) + Sync) {
+        match load {
+            Load::Light => work(0..n),
+            Load::Heavy => self.pool.run(|idx, n_threads| {
+                let range = part(n, 1, idx, n_threads);
+                if !range.is_empty() {
+                    work(range);
+                }
+            }),
+        }
+    }
+}
+
+/// Whether work is worth more than one thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    Light,
+    Heavy,
+}
+
+impl Load {
+    /// Of a pass over `n` elements: waking the others costs as much as some thousands.
+    pub(crate) fn of(n: usize) -> Self {
+        if n < 8192 { Self::Light } else { Self::Heavy }
     }
 }
 

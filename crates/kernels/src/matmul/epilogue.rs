@@ -2,7 +2,7 @@
 
 use crate::error::{KernelError, length};
 use crate::pool::Parts;
-use crate::vector::{Simd, math};
+use crate::vector::{Simd, load, math, store};
 
 /// The function between two linear layers. Names are those of transformers' configurations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -106,30 +106,6 @@ impl Epilogue<'_> {
             Some(bias) => load(s, &bias[at..at + n]),
             None => s.splat(0.0),
         }
-    }
-}
-
-/// A slice that is no longer than a vector.
-#[inline(always)]
-fn load<S: Simd>(s: S, from: &[f32]) -> S::F {
-    if from.len() == S::LANES {
-        // SAFETY: the slice has as many.
-        unsafe { s.load(from.as_ptr()) }
-    } else {
-        // SAFETY: as above.
-        unsafe { s.load_first(from.as_ptr(), from.len().min(S::LANES)) }
-    }
-}
-
-/// To a slice that is no longer than a vector.
-#[inline(always)]
-fn store<S: Simd>(s: S, to: &mut [f32], value: S::F) {
-    if to.len() == S::LANES {
-        // SAFETY: the slice has as many.
-        unsafe { s.store(to.as_mut_ptr(), value) };
-    } else {
-        // SAFETY: as above.
-        unsafe { s.store_first(to.as_mut_ptr(), value, to.len().min(S::LANES)) };
     }
 }
 

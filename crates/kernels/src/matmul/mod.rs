@@ -30,7 +30,7 @@ pub use epilogue::{Activation, Epilogue, Residual};
 use crate::error::{KernelError, length};
 use crate::isa::Isa;
 use crate::memory::{Buffer, Scratch};
-use crate::pool::Pool;
+use crate::pool::{Cpu, Pool};
 use crate::vector::{Arithmetic, Simd};
 
 mod drive;
@@ -70,7 +70,7 @@ pub enum Source<'a> {
 }
 
 impl Source<'_> {
-    fn len(self) -> usize {
+    pub(crate) fn len(self) -> usize {
         match self {
             Self::F32(all) => all.len(),
             Self::F16(all) => all.len(),
@@ -151,7 +151,7 @@ impl Matrix {
     /// # Errors
     /// A source is not whole rows of `n_in`, or there are none.
     pub fn pack(
-        (isa, pool): (Isa, &Pool),
+        cpu: Cpu<'_>,
         sources: &[Source<'_>],
         n_in: usize,
         precision: Precision,
@@ -160,8 +160,8 @@ impl Matrix {
         for source in sources {
             n_out += rows(*source, n_in)?;
         }
-        let mut matrix = Self::empty(isa, (n_out, n_in), precision, Layout::Plain)?;
-        pack::fill(&mut matrix, pool, sources);
+        let mut matrix = Self::empty(cpu.isa, (n_out, n_in), precision, Layout::Plain)?;
+        pack::fill(&mut matrix, cpu.pool, sources);
         Ok(matrix)
     }
 
@@ -171,15 +171,15 @@ impl Matrix {
     /// # Errors
     /// The sources are not whole rows of `n_in`, or have different numbers of them.
     pub fn pack_gated(
-        (isa, pool): (Isa, &Pool),
+        cpu: Cpu<'_>,
         gate: Source<'_>,
         other: Source<'_>,
         (n_in, precision): (usize, Precision),
     ) -> Result<Self, KernelError> {
         let n_out = rows(gate, n_in)?;
         length("the matrix beside the gate", other.len(), gate.len())?;
-        let mut matrix = Self::empty(isa, (n_out, n_in), precision, Layout::Gated)?;
-        pack::fill(&mut matrix, pool, &[gate, other]);
+        let mut matrix = Self::empty(cpu.isa, (n_out, n_in), precision, Layout::Gated)?;
+        pack::fill(&mut matrix, cpu.pool, &[gate, other]);
         Ok(matrix)
     }
 

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use super::{Activation, Epilogue, Matrix, Precision, Residual, Source, reference};
 use crate::isa::Isa;
 use crate::memory::Scratch;
-use crate::pool::Pool;
+use crate::pool::{Cpu, Pool};
 use crate::random::Random;
 
 const ALL: [Precision; 4] = [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8];
@@ -63,7 +63,8 @@ fn products_are_those_of_plain_loops() {
                 for n_threads in [1, 3] {
                     let pool = pool(n_threads);
                     let source = [Source::F32(&weights)];
-                    let matrix = Matrix::pack((isa, &pool), &source, n_in, precision).unwrap();
+                    let matrix =
+                        Matrix::pack(Cpu { isa, pool: &pool }, &source, n_in, precision).unwrap();
                     let found = multiply(&matrix, &pool, &x, &Epilogue::default());
                     let what = format!("{isa} {precision:?} {n_rows}x{n_out}x{n_in}");
                     assert_close(&what, &found, &wanted, tolerance(n_in));
@@ -81,7 +82,9 @@ fn a_row_has_the_same_bits_in_any_batch() {
     let weights = random.floats(n_out * n_in);
     for (isa, precision) in Isa::available().flat_map(|isa| ALL.map(|p| (isa, p))) {
         let (one, two) = (pool(1), pool(2));
-        let matrix = Matrix::pack((isa, &one), &[Source::F32(&weights)], n_in, precision).unwrap();
+        let matrix =
+            Matrix::pack(Cpu { isa, pool: &one }, &[Source::F32(&weights)], n_in, precision)
+                .unwrap();
         let all = multiply(&matrix, &one, &x, &Epilogue::default());
         for n_rows in [1, 2, 3, 4, 5, 7, 13, 39] {
             for pool in [&one, &two] {
@@ -124,14 +127,15 @@ fn epilogues_do_what_they_say() {
             scale: 0.5,
             residual: Residual::Add(&residual),
         };
-        let one = Matrix::pack((isa, &pool), &[Source::F32(&weights)], n_in, Precision::F32);
+        let one =
+            Matrix::pack(Cpu { isa, pool: &pool }, &[Source::F32(&weights)], n_in, Precision::F32);
         let found = multiply(&one.unwrap(), &pool, &x, &epilogue);
         let wanted: Vec<f64> = (0..found.len()).map(|i| at(i) * 0.5 + add(i)).collect();
         assert_close(&format!("{isa} {activation:?}"), &found, &wanted, 1e-5);
 
         let (gate, other) = (Source::F32(&weights), Source::F32(&other));
         let shape = (n_in, Precision::F32);
-        let gated = Matrix::pack_gated((isa, &pool), gate, other, shape).unwrap();
+        let gated = Matrix::pack_gated(Cpu { isa, pool: &pool }, gate, other, shape).unwrap();
         let epilogue = Epilogue { bias: Some(&bias), residual: Residual::Output, ..epilogue };
         let mut found = residual.clone();
         let mut scratch = Scratch::with_capacity(gated.scratch_bytes(n_rows, 2));
@@ -155,7 +159,8 @@ fn sources_are_stacked_and_may_be_of_16_bits() {
     let pool = pool(2);
     for isa in Isa::available() {
         let sources = [Source::F16(&first), Source::Bf16(&second)];
-        let matrix = Matrix::pack((isa, &pool), &sources, n_in, Precision::F32).unwrap();
+        let matrix =
+            Matrix::pack(Cpu { isa, pool: &pool }, &sources, n_in, Precision::F32).unwrap();
         assert_eq!(matrix.n_out(), 35);
         assert_close(
             isa.name(),
@@ -172,7 +177,9 @@ fn what_is_not_finite_stays_in_its_row() {
     let pool = pool(1);
     let weights = vec![0.5; 3 * n_in];
     for (isa, precision) in Isa::available().flat_map(|isa| ALL.map(|p| (isa, p))) {
-        let matrix = Matrix::pack((isa, &pool), &[Source::F32(&weights)], n_in, precision).unwrap();
+        let matrix =
+            Matrix::pack(Cpu { isa, pool: &pool }, &[Source::F32(&weights)], n_in, precision)
+                .unwrap();
         for bad in [f32::NAN, f32::INFINITY] {
             let mut x = vec![1.0; 4 * n_in];
             x[n_in + 7] = bad;
@@ -191,7 +198,8 @@ fn bytes_reach_their_extremes() {
     let weights: Vec<f32> = (0..2 * n_in).map(|idx| if idx < n_in { 1.0 } else { -1.0 }).collect();
     for isa in Isa::available() {
         let source = [Source::F32(&weights)];
-        let matrix = Matrix::pack((isa, &pool), &source, n_in, Precision::Int8).unwrap();
+        let matrix =
+            Matrix::pack(Cpu { isa, pool: &pool }, &source, n_in, Precision::Int8).unwrap();
         let x: Vec<f32> = (0..2 * n_in).map(|idx| if idx < n_in { -3.0 } else { 3.0 }).collect();
         let y = multiply(&matrix, &pool, &x, &Epilogue::default());
         let n = n_in as f32 * 3.0;
@@ -205,10 +213,12 @@ fn bytes_reach_their_extremes() {
 fn wrong_sizes_are_refused() {
     let pool = pool(1);
     let (isa, weights) = (Isa::detect(), vec![0.0; 12]);
-    let error = Matrix::pack((isa, &pool), &[Source::F32(&weights)], 5, Precision::F32);
+    let error = Matrix::pack(Cpu { isa, pool: &pool }, &[Source::F32(&weights)], 5, Precision::F32);
     let message = error.unwrap_err().to_string();
     assert_eq!(message, "a matrix of weights has 12 elements where 10 are wanted");
-    let matrix = Matrix::pack((isa, &pool), &[Source::F32(&weights)], 4, Precision::F32).unwrap();
+    let matrix =
+        Matrix::pack(Cpu { isa, pool: &pool }, &[Source::F32(&weights)], 4, Precision::F32)
+            .unwrap();
     let mut scratch = Scratch::with_capacity(0);
     let mut y = [0.0; 6];
     let mut refuse = |x: &[f32], epilogue: &Epilogue<'_>| {

@@ -136,6 +136,30 @@ pub(crate) trait Simd: Copy {
     fn prefetch(self, at: *const u8);
 }
 
+/// A slice no longer than a vector, then zeros.
+#[inline(always)]
+pub(crate) fn load<S: Simd>(s: S, from: &[f32]) -> S::F {
+    if from.len() == S::LANES {
+        // SAFETY: the slice has as many.
+        unsafe { s.load(from.as_ptr()) }
+    } else {
+        // SAFETY: as above.
+        unsafe { s.load_first(from.as_ptr(), from.len().min(S::LANES)) }
+    }
+}
+
+/// To a slice no longer than a vector.
+#[inline(always)]
+pub(crate) fn store<S: Simd>(s: S, to: &mut [f32], value: S::F) {
+    if to.len() == S::LANES {
+        // SAFETY: the slice has as many.
+        unsafe { s.store(to.as_mut_ptr(), value) };
+    } else {
+        // SAFETY: as above.
+        unsafe { s.store_first(to.as_mut_ptr(), value, to.len().min(S::LANES)) };
+    }
+}
+
 /// Two i16 in 32 bits: a group of the instruction sets that multiply pairs.
 #[inline(always)]
 fn pair(quantised: &[i8]) -> u32 {
