@@ -1,5 +1,8 @@
 //! CPU compute for engines.
 
+pub use attention::{
+    Attention, Heads, KvCache, KvPrecision, KvShape, Mask, PositionBias, Segment, TOKENS_PER_BLOCK,
+};
 pub use embedding::{Gather, Onto};
 pub use error::{IsaError, KernelError};
 pub use isa::{FORCE_VARIABLE, Isa};
@@ -10,6 +13,7 @@ pub use pool::{Cpu, Pool, part};
 pub use rotary::{Rotary, RotaryPairs, RotaryRows};
 pub use softmax::softmax;
 
+mod attention;
 mod embedding;
 mod error;
 mod isa;
