@@ -177,7 +177,7 @@ impl Attention<'_> {
         queries: Heads<'_>,
         n_output: usize,
     ) -> Result<(), KernelError> {
-        if self.n_heads == 0 || self.n_heads % shape.n_kv_heads != 0 {
+        if self.n_heads == 0 || !self.n_heads.is_multiple_of(shape.n_kv_heads) {
             let wanted = "a multiple of the cache's heads";
             return Err(KernelError::Value { what: "n_heads", found: self.n_heads, wanted });
         }

@@ -105,6 +105,7 @@ impl Unit<'_> {
 
     /// The part of the output that is a row's.
     #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "a unit takes one row at a time")]
     fn output(&self, row: usize) -> &mut [f32] {
         let head_dim = self.job.cache.shape().head_dim;
         let (batch_row, head, _) = self.place(row);

@@ -267,6 +267,7 @@ impl Share {
     }
 
     /// This thread's sums: `[panels, rows of the tile, width]`.
+    #[expect(clippy::mut_from_ref, reason = "a thread takes its sums once at a time")]
     fn sums<'a>(&self, job: &'a Job<'_>) -> &'a mut [u32] {
         let n_panels = self.n_units * job.matrix.layout.n_panels();
         let n = n_panels * self.rows(job).len() * job.matrix.geometry.width;

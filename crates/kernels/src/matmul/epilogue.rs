@@ -40,7 +40,7 @@ impl Activation {
             Self::GeluTanh => {
                 let cube = s.mul(s.mul(x, x), x);
                 let inner = s.fma(cube, s.splat(0.044_715), x);
-                let tanh = math::tanh(s, s.mul(inner, s.splat(0.797_884_56)));
+                let tanh = math::tanh(s, s.mul(inner, s.splat(0.797_884_6)));
                 s.fma(half, tanh, half)
             }
             Self::QuickGelu => s.mul(x, math::sigmoid(s, s.mul(x, s.splat(1.702)))),

@@ -73,7 +73,7 @@ pub(crate) fn erf<S: Simd>(s: S, x: S::F) -> S::F {
         s,
         s.mul(x, x),
         [
-            1.128_379_1,
+            std::f32::consts::FRAC_2_SQRT_PI,
             -0.376_126_26,
             0.112_835_854,
             -0.026_853_81,
