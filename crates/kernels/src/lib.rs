@@ -3,6 +3,7 @@
 pub use attention::{
     Attention, Heads, KvCache, KvPrecision, KvShape, Mask, PositionBias, Segment, TOKENS_PER_BLOCK,
 };
+pub use blocks::{BlockFormat, BlockMatrix};
 pub use embedding::{Gather, Onto};
 pub use error::{IsaError, KernelError};
 pub use isa::{FORCE_VARIABLE, Isa};
@@ -14,6 +15,7 @@ pub use rotary::{Rotary, RotaryPairs, RotaryRows};
 pub use softmax::softmax;
 
 mod attention;
+mod blocks;
 mod embedding;
 mod error;
 mod isa;

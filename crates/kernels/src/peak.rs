@@ -48,7 +48,7 @@ impl Arithmetic for Bytes {
         let mut chains = [s.zero_int(); CHAINS];
         for step in 0..N {
             for chain in &mut chains {
-                *chain = s.dot(*chain, weights, step as u32);
+                *chain = s.join(*chain, weights, step as u32);
             }
         }
         let sum = chains.iter().fold(s.splat(0.0), |sum, chain| s.add(sum, s.to_float(*chain)));

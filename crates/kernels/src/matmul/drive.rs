@@ -353,10 +353,12 @@ impl Share {
                     Layout::Plain => None,
                     Layout::Gated => Some(&other[idx * width..(idx + 1) * width]),
                 };
+                let column = (self.first + unit) * width;
                 let place = Place {
                     row: rows.start + idx,
-                    column: (self.first + unit) * width,
+                    column,
                     n_out: matrix.n_out,
+                    n_columns: width.min(matrix.n_out - column),
                     sums,
                     other,
                 };

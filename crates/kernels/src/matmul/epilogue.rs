@@ -84,7 +84,7 @@ impl Default for Epilogue<'_> {
 }
 
 impl Epilogue<'_> {
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         n_rows: usize,
         n_out: usize,
@@ -110,15 +110,17 @@ impl Epilogue<'_> {
 }
 
 /// Sums of one row and one panel (or a gate's panel and its other), and where they belong.
-pub(super) struct Place<'a> {
-    pub(super) row: usize,
+pub(crate) struct Place<'a> {
+    pub(crate) row: usize,
     /// The first column of the output.
-    pub(super) column: usize,
-    pub(super) n_out: usize,
-    /// `[2 * LANES]`.
-    pub(super) sums: &'a [f32],
+    pub(crate) column: usize,
+    pub(crate) n_out: usize,
+    /// Columns that are this thread's to write.
+    pub(crate) n_columns: usize,
+    /// `[2 * LANES]`, of which `n_columns` count.
+    pub(crate) sums: &'a [f32],
     /// The gated matrix's, whose gate `sums` is.
-    pub(super) other: Option<&'a [f32]>,
+    pub(crate) other: Option<&'a [f32]>,
 }
 
 /// Writes one row of a panel to the output.
@@ -126,13 +128,13 @@ pub(super) struct Place<'a> {
 /// # Safety
 /// No other thread touches these elements of the output.
 #[inline(always)]
-pub(super) unsafe fn finish<S: Simd>(
+pub(crate) unsafe fn finish<S: Simd>(
     s: S,
     epilogue: &Epilogue<'_>,
     place: &Place<'_>,
     output: &Parts<'_, f32>,
 ) {
-    let width = place.sums.len().min(place.n_out - place.column);
+    let width = place.n_columns;
     let start = place.row * place.n_out + place.column;
     // SAFETY: the caller says that it's this thread's.
     let output = unsafe { output.take(start..start + width) };

@@ -33,8 +33,8 @@ use crate::memory::{Buffer, Scratch};
 use crate::pool::{Cpu, Pool};
 use crate::vector::{Arithmetic, Simd};
 
-mod drive;
-mod epilogue;
+pub(crate) mod drive;
+pub(crate) mod epilogue;
 mod pack;
 mod product;
 #[cfg(test)]

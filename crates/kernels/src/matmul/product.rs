@@ -92,7 +92,7 @@ impl<S: Simd> Product<S> for Byte {
     type Stored = i8;
     type Element = u32;
     type Sum = S::I;
-    type Weights = S::Bytes;
+    type Weights = S::Packed;
     const GROUP: usize = S::GROUP;
 
     #[inline(always)]
@@ -113,13 +113,13 @@ impl<S: Simd> Product<S> for Byte {
     }
 
     #[inline(always)]
-    unsafe fn weights(s: S, from: *const i8) -> S::Bytes {
+    unsafe fn weights(s: S, from: *const i8) -> S::Packed {
         // SAFETY: the caller vouches for the memory.
         unsafe { s.load_bytes(from) }
     }
 
     #[inline(always)]
-    fn join(s: S, sum: S::I, weights: S::Bytes, element: u32) -> S::I {
-        s.dot(sum, weights, element)
+    fn join(s: S, sum: S::I, weights: S::Packed, element: u32) -> S::I {
+        s.join(sum, weights, element)
     }
 }

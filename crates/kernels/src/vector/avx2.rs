@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::bytes::{Bytes, bytes_of_256, dot_of_pairs};
 use super::{Arithmetic, Simd, pair};
 
 /// Exists only inside [`run`].
@@ -68,7 +69,7 @@ impl Simd for Avx2 {
 
     type F = __m256;
     type I = __m256i;
-    type Bytes = __m256i;
+    type Packed = __m256i;
 
     of_registers! {
         splat(x: f32) -> __m256 = _mm256_set1_ps(x);
@@ -106,7 +107,7 @@ impl Simd for Avx2 {
         };
         zero_int() -> __m256i = _mm256_setzero_si256();
         to_float(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
-        dot(sum: __m256i, bytes: __m256i, group: u32) -> __m256i =
+        join(sum: __m256i, bytes: __m256i, group: u32) -> __m256i =
             _mm256_add_epi32(sum, _mm256_madd_epi16(bytes, _mm256_set1_epi32(group.cast_signed())));
         prefetch(at: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(at.cast());
     }
@@ -132,4 +133,9 @@ impl Simd for Avx2 {
     fn group(self, quantised: &[i8]) -> u32 {
         pair(quantised)
     }
+}
+
+impl Bytes for Avx2 {
+    bytes_of_256!();
+    dot_of_pairs!();
 }

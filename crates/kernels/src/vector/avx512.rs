@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{of_memory, of_registers};
+use super::bytes::{Bytes, bytes_of_256, dot_of_pairs};
 use super::{Arithmetic, Simd, pair};
 
 /// Exists only inside [`run`].
@@ -47,7 +48,7 @@ macro_rules! floats {
 
         type F = __m512;
         type I = __m512i;
-        type Bytes = __m512i;
+        type Packed = __m512i;
 
         of_registers! {
             splat(x: f32) -> __m512 = _mm512_set1_ps(x);
@@ -104,7 +105,7 @@ impl Simd for Avx512 {
     floats!();
 
     of_registers! {
-        dot(sum: __m512i, bytes: __m512i, group: u32) -> __m512i =
+        join(sum: __m512i, bytes: __m512i, group: u32) -> __m512i =
             _mm512_add_epi32(sum, _mm512_madd_epi16(bytes, _mm512_set1_epi32(group.cast_signed())));
     }
 
@@ -126,7 +127,7 @@ impl Simd for Avx512Vnni {
     floats!();
 
     of_registers! {
-        dot(sum: __m512i, bytes: __m512i, group: u32) -> __m512i =
+        join(sum: __m512i, bytes: __m512i, group: u32) -> __m512i =
             _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(group.cast_signed()), bytes);
     }
 
@@ -140,5 +141,21 @@ impl Simd for Avx512Vnni {
     fn group(self, quantised: &[i8]) -> u32 {
         let byte = |idx: usize| quantised[idx].cast_unsigned() ^ 0x80;
         u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
+    }
+}
+
+impl Bytes for Avx512 {
+    bytes_of_256!();
+    dot_of_pairs!();
+}
+
+impl Bytes for Avx512Vnni {
+    bytes_of_256!();
+
+    of_registers! {
+        dot(a: __m256i, b: __m256i) -> __m256 = {
+            let (size, signed) = (_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
+            _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(_mm256_setzero_si256(), size, signed))
+        };
     }
 }

@@ -9,6 +9,7 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+pub(crate) mod bytes;
 pub(crate) mod math;
 mod scalar;
 #[cfg(test)]
@@ -28,7 +29,7 @@ pub(crate) trait Arithmetic {
 /// A token for one instruction set, and what its vectors do.
 ///
 /// Where an operand is NaN, `max` and `min` give their second argument, as x86 does.
-pub(crate) trait Simd: Copy {
+pub(crate) trait Simd: bytes::Bytes {
     /// f32 lanes in a vector.
     const LANES: usize;
     /// Rows of a product that are summed at once, two vectors each, without running out of registers.
@@ -45,7 +46,7 @@ pub(crate) trait Simd: Copy {
     /// `LANES` i32.
     type I: Copy;
     /// `LANES` columns of `GROUP` signed bytes.
-    type Bytes: Copy;
+    type Packed: Copy;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
@@ -127,11 +128,11 @@ pub(crate) trait Simd: Copy {
     ///
     /// # Safety
     /// `LANES * GROUP` bytes can be read.
-    unsafe fn load_bytes(self, from: *const i8) -> Self::Bytes;
-    /// Activations of one row for one step, as `dot` wants them.
+    unsafe fn load_bytes(self, from: *const i8) -> Self::Packed;
+    /// Activations of one row for one step, as `join` wants them.
     fn group(self, quantised: &[i8]) -> u32;
     /// Adds to each lane the product of its column's bytes with `group`'s activations.
-    fn dot(self, sum: Self::I, bytes: Self::Bytes, group: u32) -> Self::I;
+    fn join(self, sum: Self::I, bytes: Self::Packed, group: u32) -> Self::I;
     /// Asks for memory that is read soon.
     fn prefetch(self, at: *const u8);
 }

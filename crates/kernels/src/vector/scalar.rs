@@ -26,7 +26,7 @@ impl Simd for Scalar {
 
     type F = F;
     type I = [i32; LANES];
-    type Bytes = [i8; 2 * LANES];
+    type Packed = [i8; 2 * LANES];
 
     #[inline(always)]
     fn splat(self, x: f32) -> F {
@@ -172,9 +172,9 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn load_bytes(self, from: *const i8) -> Self::Bytes {
+    unsafe fn load_bytes(self, from: *const i8) -> Self::Packed {
         // SAFETY: the caller says that they can be read.
-        unsafe { from.cast::<Self::Bytes>().read_unaligned() }
+        unsafe { from.cast::<Self::Packed>().read_unaligned() }
     }
 
     #[inline(always)]
@@ -183,7 +183,7 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn dot(self, sum: Self::I, bytes: Self::Bytes, group: u32) -> Self::I {
+    fn join(self, sum: Self::I, bytes: Self::Packed, group: u32) -> Self::I {
         let (first, second) = (i32::from(group as i16), i32::from((group >> 16) as i16));
         std::array::from_fn(|lane| {
             sum[lane] + first * i32::from(bytes[2 * lane]) + second * i32::from(bytes[2 * lane + 1])
