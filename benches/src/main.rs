@@ -9,8 +9,9 @@
 use std::num::NonZeroUsize;
 
 use anyhow::Context;
-use drivetrain_kernels::{FORCE_VARIABLE, Isa, Pool};
+use drivetrain_kernels::{Cpu, FORCE_VARIABLE, Isa, Pool};
 
+mod blocks;
 mod matmul;
 mod timing;
 
@@ -27,5 +28,6 @@ fn main() -> anyhow::Result<()> {
     let pool = Pool::new(NonZeroUsize::new(n_threads).context("0 threads")?)?;
     println!("{isa}, {n_threads} threads");
     timing::pool(&pool);
-    matmul::run(isa, &pool, &filter)
+    matmul::run(isa, &pool, &filter)?;
+    blocks::run(Cpu { isa, pool: &pool }, &filter)
 }

@@ -2,7 +2,7 @@
 
 use drivetrain_kernels::{Cpu, Epilogue, Isa, Matrix, Pool, Precision, Scratch, Source, peak};
 
-use crate::timing::{best, now};
+use crate::timing::{best, rate};
 
 /// Name, `n_out`, `n_in`.
 const SHAPES: [(&str, usize, usize); 9] = [
@@ -34,7 +34,8 @@ pub(crate) fn run(isa: Isa, pool: &Pool, filter: &str) -> anyhow::Result<()> {
                 continue;
             }
             let weights: Vec<f32> = (0..n_out * n_in).map(number).collect();
-            let matrix = Matrix::pack(Cpu { isa, pool }, &[Source::F32(&weights)], n_in, precision)?;
+            let matrix =
+                Matrix::pack(Cpu { isa, pool }, &[Source::F32(&weights)], n_in, precision)?;
             let case = Case { what, isa, pool, matrix, weights };
             let many = if n_out > 10_000 { vec![1] } else { vec![512] };
             for n_rows in [1, 4, 16].into_iter().chain(many) {
@@ -49,13 +50,6 @@ pub(crate) fn run(isa: Isa, pool: &Pool, filter: &str) -> anyhow::Result<()> {
 /// From -1 to 1, and never the same in a row.
 fn number(idx: usize) -> f32 {
     ((idx.wrapping_mul(2_654_435_761) >> 8) % 2001) as f32 / 1000.0 - 1.0
-}
-
-/// What `work` counts, a second.
-fn rate(pool: &Pool, work: impl FnOnce() -> f64) -> f64 {
-    let started = now(pool.n_threads());
-    let amount = work();
-    amount / (now(pool.n_threads()) - started)
 }
 
 struct Case<'a> {

@@ -22,6 +22,13 @@ pub(crate) fn best(n_threads: usize, n: usize, mut work: impl FnMut()) -> f64 {
     best
 }
 
+/// What `work` counts, a second.
+pub(crate) fn rate(pool: &Pool, work: impl FnOnce() -> f64) -> f64 {
+    let started = now(pool.n_threads());
+    let amount = work();
+    amount / (now(pool.n_threads()) - started)
+}
+
 /// How long a run that does nothing takes.
 pub(crate) fn pool(pool: &Pool) {
     let n = 1000;

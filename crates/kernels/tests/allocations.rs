@@ -4,9 +4,9 @@ use std::num::NonZeroUsize;
 
 use alloc_tracker::{Allocator, Session};
 use drivetrain_kernels::{
-    Attention, BlockFormat, BlockMatrix, Cpu, Epilogue, Heads, Isa, KvCache, KvPrecision, KvShape,
-    Mask, Matrix, Norm, NormKind, NormRows, Pool, PositionBias, Precision, Scratch, Segment,
-    Source, softmax,
+    Attention, BlockFormat, BlockMatrix, Cpu, Epilogue, Heads, Isa, KernelError, KvCache,
+    KvPrecision, KvShape, Mask, Matrix, Norm, NormKind, NormRows, Pool, PositionBias, Precision,
+    Scratch, Segment, Source, softmax,
 };
 
 #[global_allocator]
@@ -25,19 +25,19 @@ struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    fn step(&mut self, x: &mut [f32], y: &mut [f32]) {
+    fn step(&mut self, x: &mut [f32], y: &mut [f32]) -> Result<(), KernelError> {
         let (cpu, none) = (self.cpu, Epilogue::default());
-        self.linear.multiply(cpu.pool, x, y, &none, &mut self.scratch).unwrap();
-        self.bytes.multiply(cpu.pool, y, x, &none, &mut self.scratch).unwrap();
-        self.blocks.multiply(cpu, x, y, &none, &mut self.scratch).unwrap();
+        self.linear.multiply(cpu.pool, x, y, &none, &mut self.scratch)?;
+        self.bytes.multiply(cpu.pool, y, x, &none, &mut self.scratch)?;
+        self.blocks.multiply(cpu, x, y, &none, &mut self.scratch)?;
         let weight = [1.0; DIM];
         let norm = Norm { kind: NormKind::Rms, weight: &weight, bias: None, epsilon: 1e-5 };
-        norm.apply(cpu, NormRows { x: y, add: None, sum: None, output: x }).unwrap();
+        norm.apply(cpu, NormRows { x: y, add: None, sum: None, output: x })?;
         let n_rows = x.len() / DIM;
         let segment =
             Segment { first_row: 0, n_rows, first_position: 0, n_keys: n_rows, blocks: &[0] };
         let heads = Heads { rows: x, stride: DIM, first_column: 0 };
-        self.cache.append(cpu, &[segment], heads, heads).unwrap();
+        self.cache.append(cpu, &[segment], heads, heads)?;
         let attention = Attention {
             n_heads: 4,
             scale: 0.25,
@@ -45,8 +45,8 @@ impl Layer<'_> {
             soft_cap: None,
             bias: PositionBias::None,
         };
-        attention.apply(cpu, &self.cache, &[segment], heads, y).unwrap();
-        softmax(cpu, y, DIM).unwrap();
+        attention.apply(cpu, &self.cache, &[segment], heads, y)?;
+        softmax(cpu, y, DIM)
     }
 }
 
@@ -76,7 +76,7 @@ fn warm_steps_allocate_nothing() {
     let (mut x, mut y) = (vec![0.5; 9 * DIM], vec![0.0; 9 * DIM]);
     let mut steps = |n: usize| {
         for n_rows in (0..n).map(|idx| idx % 9 + 1) {
-            layer.step(&mut x[..n_rows * DIM], &mut y[..n_rows * DIM]);
+            layer.step(&mut x[..n_rows * DIM], &mut y[..n_rows * DIM]).unwrap();
         }
     };
     steps(20);

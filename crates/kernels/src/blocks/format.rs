@@ -1,6 +1,6 @@
 //! How each format's blocks join sums.
 
-use super::{GROUP, half};
+use super::GROUP;
 use crate::vector::Simd;
 use crate::vector::bytes::Bytes;
 
@@ -16,6 +16,12 @@ impl Activations<'_> {
     fn group<S: Bytes>(&self, s: S, idx: usize) -> S::B {
         s.bytes(&self.bytes[idx * GROUP..(idx + 1) * GROUP])
     }
+}
+
+/// The binary16 at a byte of a block.
+#[inline(always)]
+fn half<S: Bytes>(s: S, block: &[u8], at: usize) -> f32 {
+    s.half(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
 /// A format of blocks.
@@ -63,7 +69,7 @@ impl Format for Q8Zero {
         rows: &[Activations<'_>; R],
         to: (usize, &mut [S::Eight; R]),
     ) {
-        let d = half(block, 0);
+        let d = half(s, block, 0);
         join(s, (s.bytes(&block[2..]), d, d), rows, to);
     }
 }
@@ -82,15 +88,15 @@ impl Format for Q4Zero {
         rows: &[Activations<'_>; R],
         to: (usize, &mut [S::Eight; R]),
     ) {
-        let d = half(block, 0);
+        let d = half(s, block, 0);
         join(s, (s.less(s.nibbles(&block[2..]), 8), d, d), rows, to);
     }
 }
 
 /// Eight scales and eight least values of 6 bits in 12 bytes, times those of the block.
 #[inline(always)]
-fn scales_and_least(block: &[u8]) -> ([f32; 8], [f32; 8]) {
-    let (d, least, packed) = (half(block, 0), half(block, 2), &block[4..16]);
+fn scales_and_least<S: Simd>(s: S, block: &[u8]) -> ([f32; 8], [f32; 8]) {
+    let (d, least, packed) = (half(s, block, 0), half(s, block, 2), &block[4..16]);
     let scale = |group: usize| match group {
         0..4 => packed[group] & 0x3f,
         _ => packed[group + 4] & 0xf | packed[group - 4] >> 2 & 0x30,
@@ -134,7 +140,7 @@ impl Format for Q4K {
         rows: &[Activations<'_>; R],
         (at, sums): (usize, &mut [S::Eight; R]),
     ) {
-        let (scales, least) = scales_and_least(block);
+        let (scales, least) = scales_and_least(s, block);
         for (idx, packed) in block[16..144].chunks_exact(32).enumerate() {
             let packed = s.bytes(packed);
             let (low, high) = (s.and(packed, 0xf), s.and(s.down(packed, 4), 0xf));
@@ -160,7 +166,7 @@ impl Format for Q5K {
         rows: &[Activations<'_>; R],
         (at, sums): (usize, &mut [S::Eight; R]),
     ) {
-        let (scales, least) = scales_and_least(block);
+        let (scales, least) = scales_and_least(s, block);
         let fifths = s.bytes(&block[16..48]);
         let fifth = |group: usize| {
             let moved = if group < 4 { s.up(fifths, 4 - group) } else { s.down(fifths, group - 4) };
@@ -193,7 +199,7 @@ impl Format for Q6K {
         rows: &[Activations<'_>; R],
         (at, sums): (usize, &mut [S::Eight; R]),
     ) {
-        let d = half(block, 208);
+        let d = half(s, block, 208);
         let scale = |idx: usize| d * f32::from(block[192 + idx].cast_signed());
         for part in 0..2 {
             let low = [s.bytes(&block[part * 64..]), s.bytes(&block[part * 64 + 32..])];

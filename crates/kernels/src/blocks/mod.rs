@@ -16,8 +16,6 @@
 //! A row's result doesn't depend on its batch or on the number of threads. An activation that is not
 //! finite makes its row NaN.
 
-use half::f16;
-
 use crate::error::{KernelError, length};
 use crate::matmul::Epilogue;
 use crate::matmul::drive::quantise;
@@ -347,10 +345,4 @@ impl Compute<'_> {
         }
         R
     }
-}
-
-/// The binary16 at a byte of a block.
-#[inline(always)]
-fn half(block: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }

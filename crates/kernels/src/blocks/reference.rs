@@ -1,11 +1,13 @@
 //! The elements of blocks, one by one.
 
-use super::{BlockFormat, half};
+use half::f16;
+
+use super::BlockFormat;
 
 /// Element `idx` of a block.
 pub(super) fn element(format: BlockFormat, block: &[u8], idx: usize) -> f64 {
     let nibble = |byte: u8, high: bool| f64::from(if high { byte >> 4 } else { byte & 0xf });
-    let d = |at: usize| f64::from(half(block, at));
+    let d = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f64();
     match format {
         BlockFormat::Q8Zero => d(0) * f64::from(block[2 + idx].cast_signed()),
         BlockFormat::Q4Zero => d(0) * (nibble(block[2 + idx % 16], idx >= 16) - 8.0),

@@ -296,7 +296,10 @@ impl Share {
         };
         // A single block has no need for pieces: nothing is read twice.
         let piece = if blocks.len() == 1 { matrix.steps } else { PIECE };
-        let at_once = if blocks.len() == 1 { tile::panels_at_once(tile_rows.len()) } else { 1 };
+        let at_once = match blocks.len() {
+            1 => tile::panels_at_once(tile_rows.len(), matrix.geometry.max_rows),
+            _ => 1,
+        };
         let mut step = 0;
         while step < matrix.steps {
             let steps = piece.min(matrix.steps - step);

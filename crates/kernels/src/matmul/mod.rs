@@ -110,14 +110,22 @@ struct Geometry {
     group: usize,
 }
 
-struct AskGeometry;
+struct AskGeometry(Precision);
 
 impl Arithmetic for AskGeometry {
     type Output = Geometry;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> Geometry {
-        Geometry { width: 2 * S::LANES, max_rows: S::MAX_ROWS, blocks: S::BLOCKS, group: S::GROUP }
+        Geometry {
+            width: 2 * S::LANES,
+            max_rows: match self.0 {
+                Precision::Int8 => S::MAX_BYTE_ROWS,
+                _ => S::MAX_ROWS,
+            },
+            blocks: S::BLOCKS,
+            group: S::GROUP,
+        }
     }
 }
 
@@ -193,7 +201,7 @@ impl Matrix {
             let wanted = "at least 1";
             return Err(KernelError::Value { what: "the number of rows", found: 0, wanted });
         }
-        let geometry = isa.run(AskGeometry);
+        let geometry = isa.run(AskGeometry(precision));
         let steps = match precision {
             Precision::Int8 => n_in.div_ceil(geometry.group),
             _ => n_in,

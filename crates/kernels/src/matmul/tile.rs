@@ -33,10 +33,12 @@ const MAX_PANELS: usize = 4;
 
 /// Panels that a block of `n_rows` takes at once: as many as keep the multipliers busy, since a chain
 /// of additions waits for itself.
-pub(super) fn panels_at_once(n_rows: usize) -> usize {
+pub(super) fn panels_at_once(n_rows: usize, max_rows: usize) -> usize {
     match n_rows {
         1 => MAX_PANELS,
-        2 | 3 => 2,
+        2 => 2,
+        // Bytes have too few registers for that.
+        3 if max_rows >= 6 => 2,
         _ => 1,
     }
 }

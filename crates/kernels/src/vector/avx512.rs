@@ -44,6 +44,7 @@ macro_rules! floats {
     () => {
         const LANES: usize = 16;
         const MAX_ROWS: usize = 14;
+        const MAX_BYTE_ROWS: usize = 12;
         const BLOCKS: usize = 12;
 
         type F = __m512;

@@ -7,6 +7,8 @@ pub(crate) trait Bytes: Copy {
     /// 8 f32.
     type Eight: Copy;
 
+    /// A binary16 as f32.
+    fn half(self, bits: u16) -> f32;
     /// The first 32 bytes of a slice.
     fn bytes(self, from: &[u8]) -> Self::B;
     /// The low halves of the first 16 bytes of a slice, then their high halves.
@@ -38,6 +40,11 @@ pub(crate) trait Bytes: Copy {
 impl Bytes for super::Scalar {
     type B = [u8; 32];
     type Eight = [f32; 8];
+
+    #[inline(always)]
+    fn half(self, bits: u16) -> f32 {
+        half::f16::from_bits(bits).to_f32()
+    }
 
     #[inline(always)]
     fn bytes(self, from: &[u8]) -> [u8; 32] {
@@ -116,6 +123,8 @@ macro_rules! bytes_of_256 {
         type Eight = __m256;
 
         of_registers! {
+            half(bits: u16) -> f32 =
+                _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))));
             bytes(from: &[u8]) -> __m256i = _mm256_loadu_si256(from[..32].as_ptr().cast());
             nibbles(from: &[u8]) -> __m256i = {
                 let packed = _mm_loadu_si128(from[..16].as_ptr().cast());

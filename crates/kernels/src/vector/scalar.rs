@@ -20,6 +20,7 @@ fn each(f: impl Fn(usize) -> f32) -> F {
 impl Simd for Scalar {
     const LANES: usize = LANES;
     const MAX_ROWS: usize = 2;
+    const MAX_BYTE_ROWS: usize = 2;
     const BLOCKS: usize = 32;
     const GROUP: usize = 2;
     const OFFSET: i32 = 0;
