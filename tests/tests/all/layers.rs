@@ -11,6 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &[]),
     ("artifacts", &[]),
     ("config", &[]),
+    ("kernels", &[]),
     ("sources", &[]),
     ("transformer", &["artifacts"]),
     ("conformance", &["engine"]),

@@ -1,0 +1,147 @@
+//! Every format and instruction set against the elements one by one.
+
+use std::num::NonZeroUsize;
+
+use half::f16;
+
+use super::{BlockFormat, BlockMatrix, reference};
+use crate::isa::Isa;
+use crate::matmul::{Activation, Epilogue, Residual};
+use crate::memory::Scratch;
+use crate::pool::{Cpu, Pool};
+use crate::random::Random;
+
+const ALL: [BlockFormat; 5] = [
+    BlockFormat::Q8Zero,
+    BlockFormat::Q4Zero,
+    BlockFormat::Q4K,
+    BlockFormat::Q5K,
+    BlockFormat::Q6K,
+];
+
+/// Any bits are a block, once its scales are numbers.
+fn blocks(random: &mut Random, format: BlockFormat, n: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> =
+        (0..n * format.block_bytes()).map(|_| (random.bits() >> 24) as u8).collect();
+    for block in bytes.chunks_exact_mut(format.block_bytes()) {
+        let at = match format {
+            BlockFormat::Q6K => vec![208],
+            BlockFormat::Q4K | BlockFormat::Q5K => vec![0, 2],
+            _ => vec![0],
+        };
+        for at in at {
+            let scale = f16::from_f32(random.float() * 0.01).to_le_bytes();
+            block[at..at + 2].copy_from_slice(&scale);
+        }
+    }
+    bytes
+}
+
+fn elements(format: BlockFormat, bytes: &[u8]) -> Vec<f64> {
+    let blocks = bytes.chunks_exact(format.block_bytes());
+    let all =
+        |block| (0..format.block_len()).map(move |idx| reference::element(format, block, idx));
+    blocks.flat_map(all).collect()
+}
+
+fn multiply(
+    cpu: Cpu<'_>,
+    matrix: &BlockMatrix<'_>,
+    x: &[f32],
+    epilogue: &Epilogue<'_>,
+) -> Vec<f32> {
+    let n_rows = x.len() / matrix.n_in();
+    let mut y = vec![f32::NAN; n_rows * matrix.n_out()];
+    let mut scratch = Scratch::with_capacity(matrix.scratch_bytes(n_rows, cpu.pool.n_threads()));
+    matrix.multiply(cpu, x, &mut y, epilogue, &mut scratch).unwrap();
+    y
+}
+
+#[test]
+fn products_are_those_of_the_elements() {
+    let mut random = Random::new(12);
+    for format in ALL {
+        for (n_rows, n_out, n_blocks) in [(1, 1, 1), (2, 45, 1), (3, 7, 2), (9, 33, 3)] {
+            let n_in = n_blocks * format.block_len();
+            // One byte further, so that nothing is aligned.
+            let bytes = blocks(&mut random, format, n_out * n_blocks);
+            let moved: Vec<u8> = std::iter::once(0).chain(bytes.iter().copied()).collect();
+            let weights = elements(format, &bytes);
+            let x = random.floats(n_rows * n_in);
+            // Activations as they are rounded: to 127 steps of the largest of 32.
+            let rounded = x.chunks_exact(32).flat_map(|group| {
+                let largest = group.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+                let scale = f64::from(largest / 127.0);
+                group
+                    .iter()
+                    .map(move |x| f64::from((x * (127.0 / largest)).round_ties_even()) * scale)
+            });
+            let rounded: Vec<f64> = rounded.collect();
+            let bias = random.floats(n_out);
+            let epilogue = Epilogue {
+                bias: Some(&bias),
+                activation: Activation::Relu,
+                scale: 2.0,
+                residual: Residual::None,
+            };
+            for isa in Isa::available() {
+                for n_threads in [1, 3] {
+                    let pool = Pool::new(NonZeroUsize::new(n_threads).unwrap()).unwrap();
+                    let matrix = BlockMatrix::new(format, &moved[1..], n_in).unwrap();
+                    let found = multiply(Cpu { isa, pool: &pool }, &matrix, &x, &epilogue);
+                    for (idx, found) in found.iter().enumerate() {
+                        let (row, column) = (idx / n_out, idx % n_out);
+                        let (x, w) = (&rounded[row * n_in..], &weights[column * n_in..]);
+                        let pairs = x[..n_in].iter().zip(w);
+                        let size: f64 = pairs.clone().map(|(x, w)| (x * w).abs()).sum();
+                        let dot: f64 = pairs.map(|(x, w)| x * w).sum();
+                        let wanted = (dot + f64::from(bias[column])).max(0.0) * 2.0;
+                        let error = (f64::from(*found) - wanted).abs();
+                        // Least values of up to 63 steps are taken from sums that are larger than them.
+                        let tolerance = 1e-5 * size + 1e-5;
+                        assert!(error < tolerance, "{isa} {format:?} {idx}: {found}, {wanted}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_any_batch() {
+    let mut random = Random::new(13);
+    let pools = [1, 2].map(|n| Pool::new(NonZeroUsize::new(n).unwrap()).unwrap());
+    for format in ALL {
+        let bytes = blocks(&mut random, format, 50 * 2);
+        let matrix = BlockMatrix::new(format, &bytes, 2 * format.block_len()).unwrap();
+        let x = random.floats(9 * matrix.n_in());
+        for isa in Isa::available() {
+            let none = Epilogue::default();
+            let all = multiply(Cpu { isa, pool: &pools[0] }, &matrix, &x, &none);
+            for n_rows in 1..9 {
+                let x = &x[..n_rows * matrix.n_in()];
+                let some = multiply(Cpu { isa, pool: &pools[1] }, &matrix, x, &none);
+                assert!(some == all[..n_rows * 50], "{isa} {format:?} {n_rows}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_nan_is_seen() {
+    let error = BlockMatrix::new(BlockFormat::Q4K, &[0; 144], 128).unwrap_err().to_string();
+    let wanted = "the number of columns is 128, and should be a multiple of the block's 32 or 256 \
+                  elements";
+    assert_eq!(error, wanted);
+    let error = BlockMatrix::new(BlockFormat::Q8Zero, &[0; 67], 32).unwrap_err().to_string();
+    assert_eq!(error, "a matrix of blocks, in bytes, has 67 elements where 34 are wanted");
+    let pool = Pool::new(NonZeroUsize::MIN).unwrap();
+    let bytes = vec![1; 34 * 2];
+    let matrix = BlockMatrix::new(BlockFormat::Q8Zero, &bytes, 64).unwrap();
+    let mut x = vec![1.0; 128];
+    x[3] = f32::NAN;
+    for isa in Isa::available() {
+        let y = multiply(Cpu { isa, pool: &pool }, &matrix, &x, &Epilogue::default());
+        assert!(y[0].is_nan() && y[1].is_finite(), "{isa}: {y:?}");
+    }
+}

@@ -1,0 +1,295 @@
+//! Products of activations with the weights of a linear layer: `y = f(x W^T + b)`.
+//!
+//! Weights are packed once, at load. Columns of `W^T` (rows of a checkpoint's matrix) are grouped into
+//! panels as wide as two vectors; a panel holds, for each step along `k`, its columns' elements side by
+//! side, so that a product reads it from front to back:
+//!
+//! ```text
+//! panel   [steps, 2 * LANES, group]    group: 1 float, or 2 or 4 bytes
+//! rows    [steps, rows of a block]     activations, packed again for each product
+//! ```
+//!
+//! The inner loop (`tile`) keeps a block of rows times one panel in registers (6 x 16 with AVX2,
+//! 14 x 32 with AVX-512), or, for one to three rows, times several panels, whose memory is then read as
+//! several streams. Around it the steps are cut so that a piece of a panel stays in the first-level cache
+//! and the blocks' activations in the second (`drive`). What follows a product (`epilogue`) is done on
+//! sums that are still in the cache.
+//!
+//! **Same bits.** An element is one chain of fused additions along `k`, from the first step to the last,
+//! whatever the number of rows, threads and panels at once. A row's result doesn't depend on its batch.
+//! It does depend on the instruction set: without FMA each product is rounded on its own.
+//!
+//! **8 bits.** Weights have one scale a column, activations one a row, which is found on the way
+//! (the largest size is 127). Sums are exact in i32 up to 131,071 steps along `k`. A row with a NaN or an
+//! infinity gives NaN.
+
+use half::{bf16, f16};
+
+pub use epilogue::{Activation, Epilogue, Residual};
+
+use crate::error::{KernelError, length};
+use crate::isa::Isa;
+use crate::memory::{Buffer, Scratch};
+use crate::pool::{Cpu, Pool};
+use crate::vector::{Arithmetic, Simd};
+
+pub(crate) mod drive;
+pub(crate) mod epilogue;
+mod pack;
+mod product;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+/// How the elements of a packed matrix are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Precision {
+    /// 32 bits.
+    F32,
+    /// binary16 in memory, multiplied as f32.
+    F16,
+    /// bfloat16 in memory, multiplied as f32.
+    Bf16,
+    /// 8 bits and a scale a column; activations become 8 bits and a scale a row.
+    Int8,
+}
+
+/// Rows of a checkpoint's matrix, `[n_out, n_in]`, row-major.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Source<'a> {
+    /// binary32.
+    F32(&'a [f32]),
+    /// binary16.
+    F16(&'a [f16]),
+    /// bfloat16.
+    Bf16(&'a [bf16]),
+}
+
+impl Source<'_> {
+    pub(crate) fn len(self) -> usize {
+        match self {
+            Self::F32(all) => all.len(),
+            Self::F16(all) => all.len(),
+            Self::Bf16(all) => all.len(),
+        }
+    }
+}
+
+/// Whether a matrix is one, or two whose results are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    Plain,
+    /// Panels of the gate and of the other matrix take turns.
+    Gated,
+}
+
+impl Layout {
+    /// Panels that give one panel of output.
+    fn n_panels(self) -> usize {
+        match self {
+            Self::Plain => 1,
+            Self::Gated => 2,
+        }
+    }
+}
+
+/// What the instruction set asks of a matrix.
+#[derive(Clone, Copy, Debug)]
+struct Geometry {
+    /// Columns of a panel.
+    width: usize,
+    /// Rows of a block, at most.
+    max_rows: usize,
+    /// Blocks of a row tile, at most.
+    blocks: usize,
+    /// Bytes that join a sum at once.
+    group: usize,
+}
+
+struct AskGeometry(Precision);
+
+impl Arithmetic for AskGeometry {
+    type Output = Geometry;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> Geometry {
+        Geometry {
+            width: 2 * S::LANES,
+            max_rows: match self.0 {
+                Precision::Int8 => S::MAX_BYTE_ROWS,
+                _ => S::MAX_ROWS,
+            },
+            blocks: S::BLOCKS,
+            group: S::GROUP,
+        }
+    }
+}
+
+/// The packed weights of a linear layer.
+pub struct Matrix {
+    isa: Isa,
+    geometry: Geometry,
+    precision: Precision,
+    layout: Layout,
+    n_out: usize,
+    n_in: usize,
+    /// Steps along `n_in`.
+    steps: usize,
+    panels: Buffer,
+    /// One for each column of each panel; with 8 bits only.
+    scales: Vec<f32>,
+    /// The sum of each column's bytes; with 8 bits only.
+    sums: Vec<i32>,
+}
+
+impl std::fmt::Debug for Matrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Matrix {:?} [{}, {}] {:?}", self.precision, self.n_out, self.n_in, self.layout)
+    }
+}
+
+impl Matrix {
+    /// Packs `sources`, one below the other: `[n_out, n_in]`, where `n_out` is the sum of theirs. So the
+    /// queries', keys' and values' matrices become one product.
+    ///
+    /// # Errors
+    /// A source is not whole rows of `n_in`, or there are none.
+    pub fn pack(
+        cpu: Cpu<'_>,
+        sources: &[Source<'_>],
+        n_in: usize,
+        precision: Precision,
+    ) -> Result<Self, KernelError> {
+        let mut n_out = 0;
+        for source in sources {
+            n_out += rows(*source, n_in)?;
+        }
+        let mut matrix = Self::empty(cpu.isa, (n_out, n_in), precision, Layout::Plain)?;
+        pack::fill(&mut matrix, cpu.pool, sources);
+        Ok(matrix)
+    }
+
+    /// Packs a gate and the matrix that it scales, each `[n_out, n_in]`: the product is
+    /// `activation(x gate^T) * (x other^T)`.
+    ///
+    /// # Errors
+    /// The sources are not whole rows of `n_in`, or have different numbers of them.
+    pub fn pack_gated(
+        cpu: Cpu<'_>,
+        gate: Source<'_>,
+        other: Source<'_>,
+        (n_in, precision): (usize, Precision),
+    ) -> Result<Self, KernelError> {
+        let n_out = rows(gate, n_in)?;
+        length("the matrix beside the gate", other.len(), gate.len())?;
+        let mut matrix = Self::empty(cpu.isa, (n_out, n_in), precision, Layout::Gated)?;
+        pack::fill(&mut matrix, cpu.pool, &[gate, other]);
+        Ok(matrix)
+    }
+
+    fn empty(
+        isa: Isa,
+        (n_out, n_in): (usize, usize),
+        precision: Precision,
+        layout: Layout,
+    ) -> Result<Self, KernelError> {
+        if n_out == 0 {
+            let wanted = "at least 1";
+            return Err(KernelError::Value { what: "the number of rows", found: 0, wanted });
+        }
+        let geometry = isa.run(AskGeometry(precision));
+        let steps = match precision {
+            Precision::Int8 => n_in.div_ceil(geometry.group),
+            _ => n_in,
+        };
+        let n_panels = n_out.div_ceil(geometry.width) * layout.n_panels();
+        let n_scales = if precision == Precision::Int8 { n_panels * geometry.width } else { 0 };
+        let mut matrix = Self {
+            isa,
+            geometry,
+            precision,
+            layout,
+            n_out,
+            n_in,
+            steps,
+            panels: Buffer::new(0),
+            scales: vec![0.0; n_scales],
+            sums: vec![0; n_scales],
+        };
+        matrix.panels = Buffer::new(n_panels * matrix.panel_bytes());
+        Ok(matrix)
+    }
+
+    fn panel_bytes(&self) -> usize {
+        let element_bytes = match self.precision {
+            Precision::F32 => 4,
+            Precision::F16 | Precision::Bf16 => 2,
+            Precision::Int8 => self.geometry.group,
+        };
+        self.geometry.width * self.steps * element_bytes
+    }
+
+    /// Columns of the result.
+    pub fn n_out(&self) -> usize {
+        self.n_out
+    }
+
+    /// Columns of the activations.
+    pub fn n_in(&self) -> usize {
+        self.n_in
+    }
+
+    /// How the weights are held.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Memory that the packed weights take.
+    pub fn n_bytes(&self) -> usize {
+        self.panels.len() + (self.scales.len() + self.sums.len()) * 4
+    }
+
+    /// Scratch memory that a product of `n_rows` with `n_threads` needs. It grows with both.
+    pub fn scratch_bytes(&self, n_rows: usize, n_threads: usize) -> usize {
+        drive::ScratchPlan::new(self, n_rows, n_threads).n_bytes
+    }
+
+    /// `output = epilogue(activations W^T)`: `activations` is `[n_rows, n_in]`, `output`
+    /// `[n_rows, n_out]`, both row-major.
+    ///
+    /// # Errors
+    /// A slice is not of that size, or the scratch memory is smaller than
+    /// [`scratch_bytes`](Self::scratch_bytes); `output` is as it was.
+    pub fn multiply(
+        &self,
+        pool: &Pool,
+        activations: &[f32],
+        output: &mut [f32],
+        epilogue: &Epilogue<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(), KernelError> {
+        let n_rows = activations.len() / self.n_in.max(1);
+        length("the activations", activations.len(), n_rows * self.n_in)?;
+        length("the output", output.len(), n_rows * self.n_out)?;
+        epilogue.check(n_rows, self.n_out, self.layout.n_panels())?;
+        if n_rows == 0 {
+            return Ok(());
+        }
+        drive::multiply(self, pool, activations, (output, epilogue), scratch)
+    }
+}
+
+/// Rows of `n_in` that a source has.
+fn rows(source: Source<'_>, n_in: usize) -> Result<usize, KernelError> {
+    if n_in == 0 {
+        let wanted = "at least 1";
+        return Err(KernelError::Value { what: "the number of columns", found: 0, wanted });
+    }
+    let n_rows = source.len() / n_in;
+    length("a matrix of weights", source.len(), n_rows * n_in)?;
+    Ok(n_rows)
+}

@@ -1,0 +1,434 @@
+//! Threads that wait for short work: a step of a model is hundreds of them.
+//!
+//! A run is one closure that each thread calls once. Threads are started with the pool; between runs
+//! they watch a counter for some microseconds and then sleep. The thread that calls [`Pool::run`] is
+//! number 0 and works, too. Nothing is allocated for a run.
+//!
+//! ```text
+//! caller                              worker
+//! publish the closure                 wait until the epoch changes (watch, then park)
+//! epoch += 1, wake who sleeps         call the closure
+//! call the closure                    running -= 1, wake the caller if it sleeps
+//! wait until running is 0
+//! ```
+//!
+//! Sleeping is a pair of flags: who is about to sleep says so and looks at the counter again; who
+//! changes the counter looks at the flag afterwards. All four are sequentially consistent, so at least
+//! one of the two sees the other.
+
+use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+
+use crate::isa::Isa;
+
+/// Looks at a counter before its thread goes to sleep: some tens of microseconds.
+const LOOKS: u32 = 10_000;
+
+/// One value a cache line, so that a thread that writes it disturbs no other.
+#[repr(align(128))]
+struct Line<T>(T);
+
+/// The closure of a run, without its type.
+#[derive(Clone, Copy)]
+struct Work {
+    closure: *const (),
+    call: unsafe fn(*const (), usize, usize),
+}
+
+struct Shared {
+    /// Counts runs; the top of the count says that the pool ends.
+    epoch: Line<AtomicUsize>,
+    /// Workers that have not finished the run.
+    running: Line<AtomicUsize>,
+    /// Whether each worker sleeps.
+    asleep: Box<[Line<AtomicBool>]>,
+    caller_asleep: Line<AtomicBool>,
+    /// Written by the caller while no worker runs.
+    work: UnsafeCell<Option<Work>>,
+    /// The thread to wake at the end of the run; written as `work` is.
+    caller: UnsafeCell<Option<Thread>>,
+    /// What a worker panicked with.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    ends: AtomicBool,
+}
+
+// SAFETY: `work` and `caller` are written only between runs, by the thread that holds the pool's lock,
+// and read by workers only between the epoch's change and their own subtraction from `running`. The
+// closure that `work` points to is `Sync`, as `Pool::run` asks, and outlives the run.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; nothing in it belongs to a thread.
+unsafe impl Send for Shared {}
+
+/// Threads that call one closure together, again and again.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// Held for a run, so that two threads may share a pool.
+    lock: Mutex<()>,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("n_threads", &self.n_threads()).finish()
+    }
+}
+
+thread_local! {
+    /// Whether this thread is inside a run, where another can't be started.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Pool {
+    /// Starts `n_threads - 1` threads.
+    ///
+    /// # Errors
+    /// The system gives no more threads.
+    pub fn new(n_threads: NonZeroUsize) -> std::io::Result<Self> {
+        let n_workers = n_threads.get() - 1;
+        let shared = Arc::new(Shared {
+            epoch: Line(AtomicUsize::new(0)),
+            running: Line(AtomicUsize::new(0)),
+            asleep: (0..n_workers).map(|_| Line(AtomicBool::new(false))).collect(),
+            caller_asleep: Line(AtomicBool::new(false)),
+            work: UnsafeCell::new(None),
+            caller: UnsafeCell::new(None),
+            panic: Mutex::new(None),
+            ends: AtomicBool::new(false),
+        });
+        let mut pool =
+            Self { shared, workers: Vec::with_capacity(n_workers), lock: Mutex::new(()) };
+        for worker_idx in 0..n_workers {
+            let shared = Arc::clone(&pool.shared);
+            let name = format!("kernels-{}", worker_idx + 1);
+            let worker =
+                thread::Builder::new().name(name).spawn(move || serve(&shared, worker_idx))?;
+            pool.workers.push(worker);
+        }
+        Ok(pool)
+    }
+
+    /// Threads that work on a run, the caller's among them.
+    pub fn n_threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `work(thread_idx, n_threads)` once on each thread and waits for all of them.
+    ///
+    /// Inside another run, of any pool, it is called once, as the only thread.
+    ///
+    /// # Panics
+    /// With what `work` panicked with, on whichever thread, once all are done.
+    pub fn run<F: Fn(usize, usize) + Sync>(&self, work: F) {
+        if self.workers.is_empty() || INSIDE.get() {
+            return work(0, 1);
+        }
+        let _guard = lock(&self.lock);
+        let n_threads = self.n_threads();
+        // SAFETY: no worker runs, since each run waits for all of them, and the lock is held.
+        unsafe {
+            *self.shared.work.get() =
+                Some(Work { closure: (&raw const work).cast(), call: call::<F> });
+            *self.shared.caller.get() = Some(thread::current());
+        }
+        self.shared.running.0.store(self.workers.len(), SeqCst);
+        self.shared.epoch.0.fetch_add(1, SeqCst);
+        self.wake();
+        INSIDE.set(true);
+        let own = catch_unwind(AssertUnwindSafe(|| work(0, n_threads)));
+        INSIDE.set(false);
+        self.wait();
+        let theirs = lock(&self.shared.panic).take();
+        if let Err(panic) = own {
+            resume_unwind(panic);
+        }
+        if let Some(panic) = theirs {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Wakes the workers that sleep.
+    fn wake(&self) {
+        for (asleep, worker) in self.shared.asleep.iter().zip(&self.workers) {
+            if asleep.0.load(SeqCst) {
+                worker.thread().unpark();
+            }
+        }
+    }
+
+    /// Waits for the workers to finish the run.
+    fn wait(&self) {
+        let running = &self.shared.running.0;
+        wait_until(|| running.load(SeqCst) == 0, &self.shared.caller_asleep.0);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.ends.store(true, SeqCst);
+        self.shared.epoch.0.fetch_add(1, SeqCst);
+        self.wake();
+        for worker in self.workers.drain(..) {
+            // A worker catches what its work panics with, so there is nothing to hear.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// Takes a lock whose data no panic leaves half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Calls the closure that `closure` points to.
+///
+/// # Safety
+/// It points to an `F` that lives until this returns.
+unsafe fn call<F: Fn(usize, usize) + Sync>(
+    closure: *const (),
+    thread_idx: usize,
+    n_threads: usize,
+) {
+    // SAFETY: the caller says so.
+    let work = unsafe { &*closure.cast::<F>() };
+    work(thread_idx, n_threads);
+}
+
+/// Looks until `done`, and sleeps after a while with `asleep` set.
+fn wait_until(done: impl Fn() -> bool, asleep: &AtomicBool) {
+    for look in 0..LOOKS {
+        if done() {
+            return;
+        }
+        // With fewer cores than threads, who is waited for may need this one.
+        if look % 1024 == 1023 {
+            thread::yield_now();
+        }
+        std::hint::spin_loop();
+    }
+    asleep.store(true, SeqCst);
+    while !done() {
+        thread::park();
+    }
+    asleep.store(false, SeqCst);
+}
+
+/// What a worker does until the pool ends.
+fn serve(shared: &Shared, worker_idx: usize) {
+    INSIDE.set(true);
+    let n_threads = shared.asleep.len() + 1;
+    let mut seen = 0;
+    loop {
+        wait_until(|| shared.epoch.0.load(SeqCst) != seen, &shared.asleep[worker_idx].0);
+        // A run waits for every worker, so that none is missed.
+        seen = seen.wrapping_add(1);
+        if shared.ends.load(SeqCst) {
+            return;
+        }
+        // SAFETY: the caller wrote it before it changed the epoch, and writes again only when
+        // `running` is 0.
+        let (work, caller) = unsafe { (*shared.work.get(), (*shared.caller.get()).clone()) };
+        if let Some(work) = work {
+            // SAFETY: the closure lives until `Pool::run` returns, which waits for `running`.
+            let run = || unsafe { (work.call)(work.closure, worker_idx + 1, n_threads) };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+                lock(&shared.panic).get_or_insert(panic);
+            }
+        }
+        if shared.running.0.fetch_sub(1, SeqCst) == 1
+            && shared.caller_asleep.0.load(SeqCst)
+            && let Some(caller) = caller
+        {
+            caller.unpark();
+        }
+    }
+}
+
+/// What kernels run on: vector instructions and threads.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu<'a> {
+    /// The instruction set, chosen at load.
+    pub isa: Isa,
+    /// The threads.
+    pub pool: &'a Pool,
+}
+
+impl Cpu<'_> {
+    /// Calls `work` once with each thread's part of `0..n`. With little work, which its caller knows,
+    /// the others are not woken.
+    pub(crate) fn split(self, n: usize, load: Load, work: impl Fn(Range<usize>) + Sync) {
+        match load {
+            Load::Light => work(0..n),
+            Load::Heavy => self.pool.run(|idx, n_threads| {
+                let range = part(n, 1, idx, n_threads);
+                if !range.is_empty() {
+                    work(range);
+                }
+            }),
+        }
+    }
+}
+
+/// Whether work is worth more than one thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    Light,
+    Heavy,
+}
+
+impl Load {
+    /// Of a pass over `n` elements: waking the others costs as much as some thousands.
+    pub(crate) fn of(n: usize) -> Self {
+        if n < 8192 { Self::Light } else { Self::Heavy }
+    }
+}
+
+/// The part of `0..len` that is `thread_idx`'s: parts are as equal as whole `unit`s allow, in order.
+pub fn part(len: usize, unit: usize, thread_idx: usize, n_threads: usize) -> Range<usize> {
+    let n_units = len.div_ceil(unit);
+    let start = |idx: usize| (n_units * idx / n_threads * unit).min(len);
+    start(thread_idx)..start(thread_idx + 1)
+}
+
+/// A slice that threads write different parts of.
+#[derive(Clone, Copy)]
+pub(crate) struct Parts<'a, T> {
+    start: *mut T,
+    len: usize,
+    slice: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it is a mutable slice, whose users promise to touch different elements.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), slice: std::marker::PhantomData }
+    }
+
+    /// The elements of `range`.
+    ///
+    /// # Safety
+    /// No other thread touches them before what is returned is dropped.
+    ///
+    /// # Panics
+    /// `range` is not inside the slice.
+    #[expect(clippy::mut_from_ref, reason = "callers take different parts of what they share")]
+    pub(crate) unsafe fn take(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "a part outside its slice");
+        // SAFETY: it lies inside the slice, and the caller says that it's taken once.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn pool(n_threads: usize) -> Pool {
+        Pool::new(NonZeroUsize::new(n_threads).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_thread_is_called_once_a_run() {
+        for n_threads in 1..=5 {
+            let pool = pool(n_threads);
+            let calls: Vec<AtomicUsize> = (0..n_threads).map(|_| AtomicUsize::new(0)).collect();
+            for run in 1..=2000 {
+                pool.run(|idx, n| {
+                    assert_eq!(n, n_threads);
+                    calls[idx].fetch_add(1, SeqCst);
+                });
+                assert!(calls.iter().all(|calls| calls.load(SeqCst) == run), "run {run}");
+            }
+        }
+    }
+
+    #[test]
+    fn sleepers_wake() {
+        let pool = pool(3);
+        let total = AtomicUsize::new(0);
+        for pause in [0, 20, 1, 0, 15, 3] {
+            thread::sleep(Duration::from_millis(pause));
+            pool.run(|idx, _| {
+                // The caller waits long enough to sleep, too.
+                thread::sleep(Duration::from_millis(idx as u64 * 3));
+                total.fetch_add(1, SeqCst);
+            });
+        }
+        assert_eq!(total.load(SeqCst), 18);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_ends_nothing() {
+        let pool = pool(3);
+        for wrong in [0, 1, 2, 1] {
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                pool.run(|idx, _| assert_ne!(idx, wrong, "thread {wrong}"));
+            }));
+            let message = *outcome.unwrap_err().downcast::<String>().unwrap();
+            assert!(message.contains(&format!("thread {wrong}")), "{message}");
+            let called = AtomicUsize::new(0);
+            pool.run(|_, _| {
+                called.fetch_add(1, SeqCst);
+            });
+            assert_eq!(called.load(SeqCst), 3);
+        }
+    }
+
+    #[test]
+    fn what_a_run_wrote_is_seen_by_the_next() {
+        let pool = pool(4);
+        let mut values = vec![0_u64; 1003];
+        for round in 0..500 {
+            let parts = Parts::new(&mut values);
+            pool.run(|idx, n| {
+                // Each round another thread has each element.
+                let range = part(1003, 7, (idx + round) % n, n);
+                // SAFETY: ranges of different threads don't meet.
+                let mine = unsafe { parts.take(range) };
+                mine.iter_mut().for_each(|value| *value += 1);
+            });
+        }
+        assert!(values.iter().all(|value| *value == 500));
+    }
+
+    #[test]
+    fn pools_can_be_shared_and_runs_nested() {
+        let pool = pool(2);
+        let total = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        pool.run(|_, _| {
+                            pool.run(|idx, n| {
+                                assert_eq!((idx, n), (0, 1));
+                                total.fetch_add(1, SeqCst);
+                            });
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(total.load(SeqCst), 1200);
+    }
+
+    #[test]
+    fn parts_cover_all_and_are_whole_units() {
+        for (len, unit, n) in [(100, 16, 3), (5, 16, 4), (0, 4, 2), (64, 1, 7)] {
+            let parts: Vec<_> = (0..n).map(|idx| part(len, unit, idx, n)).collect();
+            assert_eq!((parts[0].start, parts[n - 1].end), (0, len));
+            assert!(parts.windows(2).all(|two| two[0].end == two[1].start));
+            assert!(parts.iter().all(|part| part.start % unit == 0 || part.start == len));
+        }
+    }
+}
