@@ -63,7 +63,7 @@ impl AdapterFiles {
             let Some(tensor) = self.weights.get(name) else { continue };
             match names::part(name) {
                 (module, Some(part)) => raw.entry(module).or_default().set(part, tensor),
-                (module, None) => others.push((module.to_owned(), tensor.name().to_owned())),
+                (own, None) => others.push((names::own_name(own), tensor.name().to_owned())),
             }
         }
         let mut parts = Parts { modules: BTreeMap::new(), others };

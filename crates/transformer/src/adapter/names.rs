@@ -25,6 +25,16 @@ pub(super) enum Part {
     Magnitude,
 }
 
+/// What the model calls a tensor that the adapter has under `name` in place of the model's own: PEFT
+/// wraps the modules that it changes and those that it saves whole.
+pub(super) fn own_name(name: &str) -> String {
+    let parts = name.split('.');
+    parts
+        .filter(|part| !["base_layer", "modules_to_save"].contains(part))
+        .collect::<Vec<_>>()
+        .join(".")
+}
+
 /// The module that a tensor of this name belongs to, and what it is to it; the tensor's own name in
 /// the model where it is one of the model's.
 pub(super) fn part(name: &str) -> (&str, Option<Part>) {
@@ -121,5 +131,7 @@ mod tests {
         ] {
             assert_eq!(part(&name), expect);
         }
+        assert_eq!(own_name("model.q_proj.base_layer.bias"), "model.q_proj.bias");
+        assert_eq!(own_name("modules_to_save.score.weight"), "score.weight");
     }
 }
