@@ -1,61 +1,14 @@
-//! Low-rank adapters beside the weights: which rows of a batch go through which, and what they add.
+//! Low-rank adapters beside the weights: what they add.
 
 use std::collections::HashMap;
 
 use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Result, Tensor, bail};
 use drivetrain_engine::AdapterId;
+use drivetrain_execution::Runs;
 use drivetrain_transformer::LowRank;
 
 use crate::linear::product;
-use crate::plan::Planned;
 use crate::rows::{contiguous, contiguous_mut, has_kernels};
-
-/// The rows of a batch's matrix that go through an adapter; rows in none of the runs go through none.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Runs(Vec<Run>);
-
-/// Rows that follow one another and go through one adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    adapter: AdapterId,
-    first: usize,
-    n: usize,
-}
-
-impl Runs {
-    /// The runs of the planned segments.
-    pub(crate) fn of(planned: &[Planned]) -> Self {
-        let mut runs = Self::default();
-        for segment in planned {
-            runs.push(segment.adapter, segment.first_row, segment.n);
-        }
-        runs
-    }
-
-    /// The runs of the matrix that is made of these rows, one after the other.
-    pub(crate) fn select(&self, rows: &[u32]) -> Self {
-        let mut selected = Self::default();
-        if self.0.is_empty() {
-            return selected;
-        }
-        for (idx, row) in rows.iter().enumerate() {
-            let row = *row as usize;
-            let run = self.0.iter().find(|run| (run.first..run.first + run.n).contains(&row));
-            selected.push(run.map_or(AdapterId::NONE, |run| run.adapter), idx, 1);
-        }
-        selected
-    }
-
-    fn push(&mut self, adapter: AdapterId, first: usize, n: usize) {
-        if adapter == AdapterId::NONE {
-            return;
-        }
-        match self.0.last_mut() {
-            Some(last) if last.adapter == adapter && last.first + last.n == first => last.n += n,
-            _ => self.0.push(Run { adapter, first, n }),
-        }
-    }
-}
 
 /// What adapters add to a matrix, or to a table.
 #[derive(Clone, Debug, Default)]
@@ -99,7 +52,7 @@ impl Additions {
         if self.0.is_empty() {
             return Ok(y);
         }
-        for run in &runs.0 {
+        for run in runs.iter() {
             for addition in self.0.get(&run.adapter).into_iter().flatten() {
                 let inner = product(&x.narrow(0, run.first, run.n)?, &addition.down)?;
                 let outer = product(&inner, &addition.up)?;
@@ -114,7 +67,7 @@ impl Additions {
         if self.0.is_empty() {
             return Ok(y);
         }
-        for run in &runs.0 {
+        for run in runs.iter() {
             for addition in self.0.get(&run.adapter).into_iter().flatten() {
                 let inner = addition.up.index_select(&ids.narrow(0, run.first, run.n)?, 0)?;
                 let outer = inner.matmul(&addition.down)?;
@@ -156,25 +109,5 @@ impl InplaceOp2 for AddBlock {
             part.iter_mut().zip(block).for_each(|(y, x)| *y += x);
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn run(adapter: u32, first: usize, n: usize) -> Run {
-        Run { adapter: AdapterId(adapter), first, n }
-    }
-
-    #[test]
-    fn runs_follow_selected_rows() {
-        let mut runs = Runs::default();
-        for (adapter, first, n) in [(1, 0, 2), (1, 2, 1), (0, 3, 4), (2, 7, 2)] {
-            runs.push(AdapterId(adapter), first, n);
-        }
-        assert_eq!(runs.0, [run(1, 0, 3), run(2, 7, 2)]);
-        assert_eq!(runs.select(&[2, 3, 8, 7, 0]).0, [run(1, 0, 1), run(2, 2, 2), run(1, 4, 1)]);
-        assert_eq!(Runs::default().select(&[1, 2]).0, []);
     }
 }

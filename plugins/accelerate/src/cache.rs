@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Tensor};
 use drivetrain_engine::{EngineError, SeqId};
+use drivetrain_execution::{Capacity, Planned, Sequences};
 use drivetrain_transformer::Stack;
 
 use crate::attention::KeyValues;
 use crate::error;
-use crate::plan::Planned;
 use crate::rows::{contiguous_mut, has_kernels, values};
 
 /// Tokens of a block.
@@ -24,15 +24,7 @@ pub(crate) const BLOCK_TOKENS: usize = 64;
 pub(crate) struct Cache {
     layers: Vec<LayerShape>,
     sequences: HashMap<SeqId, Sequence>,
-    limits: Limits,
-}
-
-/// What the cache may hold.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) tokens: u64,
-    pub(crate) cross_tokens: u64,
-    pub(crate) sequences: usize,
+    limits: Capacity,
 }
 
 /// Where and how large the keys of a layer are.
@@ -67,7 +59,7 @@ pub(crate) struct CrossKeyValues {
 
 impl Cache {
     /// An empty cache for the layers of `decoder`, all on `device`.
-    pub(crate) fn new(decoder: Option<&Stack>, device: &Device, limits: Limits) -> Self {
+    pub(crate) fn new(decoder: Option<&Stack>, device: &Device, limits: Capacity) -> Self {
         let shape = |layer: &drivetrain_transformer::Layer| LayerShape {
             n_kv_heads: layer.self_attention.n_kv_heads as usize,
             head_dim: layer.self_attention.head_dim as usize,
@@ -79,11 +71,6 @@ impl Cache {
 
     pub(crate) fn n_sequences(&self) -> usize {
         self.sequences.len()
-    }
-
-    /// Cached tokens of a sequence.
-    pub(crate) fn len(&self, sequence: SeqId) -> Option<usize> {
-        self.sequences.get(&sequence).map(|sequence| sequence.len)
     }
 
     /// Makes room for `planned` tokens: sequences at position 0 are born, blocks are added, shared
@@ -281,6 +268,12 @@ impl Cache {
             ))),
             None => Err(EngineError::bad_input(format!("there is no sequence {}", sequence.0))),
         }
+    }
+}
+
+impl Sequences for Cache {
+    fn len_of(&self, sequence: SeqId) -> Option<usize> {
+        self.sequences.get(&sequence).map(|sequence| sequence.len)
     }
 }
 

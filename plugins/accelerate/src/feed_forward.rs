@@ -1,9 +1,9 @@
 //! The feed-forward branch of a layer: one network, or experts that a router picks from.
 
 use candle_core::{Result, Tensor};
+use drivetrain_execution::{Runs, pick_experts};
 use drivetrain_transformer::Activation;
 
-use crate::adapters::Runs;
 use crate::linear::Linear;
 use crate::rows::{self, with_values};
 
@@ -69,12 +69,15 @@ impl Network {
 
 impl Experts {
     fn forward(&self, x: &Tensor, runs: &Runs) -> Result<Tensor> {
-        let picks = with_values(&self.router.forward(x, runs)?, |logits| self.pick(logits))?;
+        let (mut picks, n_experts) = (Vec::new(), self.networks.len());
+        with_values(&self.router.forward(x, runs)?, |logits| {
+            pick_experts(logits, n_experts, self.n_active, &mut picks);
+        })?;
         let mut out = x.zeros_like()?;
-        for (network, (rows, weights)) in self.networks.iter().zip(picks) {
-            if rows.is_empty() {
-                continue;
-            }
+        for taken in picks.chunk_by(|a, b| a.expert == b.expert) {
+            let Some(network) = self.networks.get(taken[0].expert as usize) else { continue };
+            let rows: Vec<u32> = taken.iter().map(|pick| pick.row).collect();
+            let weights: Vec<f32> = taken.iter().map(|pick| pick.weight).collect();
             let n = rows.len();
             let y = network.forward(&rows::select(x, &rows)?, &runs.select(&rows))?;
             let weights = Tensor::from_vec(weights, (n, 1), x.device())?;
@@ -82,29 +85,5 @@ impl Experts {
             out = out.index_add(&rows, &y.broadcast_mul(&weights)?, 0)?;
         }
         Ok(out)
-    }
-
-    /// For each expert the rows that take it and the weights they give it, of the router's logits
-    /// `[n_rows, n_experts]`.
-    fn pick(&self, logits: &[f32]) -> Vec<(Vec<u32>, Vec<f32>)> {
-        let n_experts = self.networks.len();
-        let mut picks = vec![(Vec::new(), Vec::new()); n_experts];
-        let mut order: Vec<usize> = Vec::with_capacity(n_experts);
-        for (row, logits) in logits.chunks_exact(n_experts).enumerate() {
-            order.clear();
-            order.extend(0..n_experts);
-            // Equal ones stay in order, so that the first is taken.
-            order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
-            order.truncate(self.n_active);
-            // The softmax over all experts, divided by the sum over those taken, is the softmax
-            // over those taken.
-            let max = order.first().map_or(0.0, |first| logits[*first]);
-            let sum: f32 = order.iter().map(|expert| (logits[*expert] - max).exp()).sum();
-            for expert in &order {
-                picks[*expert].0.push(row as u32);
-                picks[*expert].1.push((logits[*expert] - max).exp() / sum);
-            }
-        }
-        picks
     }
 }

@@ -1,9 +1,9 @@
 //! One layer of a stack: attention, cross-attention, and the norms around its branches.
 
 use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor, bail};
+use drivetrain_execution::Runs;
 use drivetrain_transformer::{Residual, RotaryPairs};
 
-use crate::adapters::Runs;
 use crate::attention::{Queries, Scoring, attend};
 use crate::cache::by_heads;
 use crate::feed_forward::FeedForwardLayer;

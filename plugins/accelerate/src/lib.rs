@@ -22,11 +22,9 @@ mod kernels;
 mod layer;
 mod linear;
 mod load;
-mod memory;
 mod model;
 mod norm;
 mod options;
-mod plan;
 mod rows;
 mod stack;
 

@@ -1,9 +1,10 @@
 //! A matrix with an optional bias.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use drivetrain_execution::Runs;
 use drivetrain_transformer::{Activation, Adapter};
 
-use crate::adapters::{Addition, Additions, Runs};
+use crate::adapters::{Addition, Additions};
 use crate::kernels;
 use crate::rows::{self, contiguous, has_kernels};
 

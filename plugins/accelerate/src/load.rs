@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{Device, Tensor};
 use drivetrain_engine::{EngineError, ErrorKind, Services};
+use drivetrain_execution::{Runs, model_error};
 use drivetrain_transformer::{
     Architecture, Attention, AttentionPositions, CanonicalWeights, EmbeddedPositions, FeedForward,
     FeedForwardForm, Layer, Norm, Norms, Rotary, Stack, TransformerError,
 };
 use rayon::prelude::*;
 
-use crate::adapters::{Additions, Runs};
+use crate::adapters::Additions;
 use crate::attention::Scoring;
 use crate::distances::Distances;
 use crate::error;
@@ -381,7 +382,7 @@ impl<'a> Loader<'a> {
             }
             let tensor = self.get(name)?;
             let (part, after) = rest.split_at_mut(tensor.n_elements());
-            self.weights.read_f32(name, part).map_err(|error| error::model(&error))?;
+            self.weights.read_f32(name, part).map_err(|error| model_error(&error))?;
             rest = after;
             let done = self.done.fetch_add(tensor.bytes(), Ordering::Relaxed) + tensor.bytes();
             self.services.progress(STAGE, done.min(self.total), self.total);

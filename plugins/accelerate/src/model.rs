@@ -10,18 +10,17 @@ use drivetrain_engine::{
     AdapterId, Batch, EngineError, ModelKind, Outputs, SeqId, TokenModel, TokenModelInfo, Wanted,
     pool,
 };
+use drivetrain_execution::{Call, Held, Planned, Runs, Tables, available_bytes, model_error, plan};
 use drivetrain_transformer::{Activation, Adapter, AdapterFiles, Architecture};
 use rayon::ThreadPool;
 
-use crate::adapters::{Addition, Additions, Runs};
+use crate::adapters::{Addition, Additions};
 use crate::attention::KeyValues;
 use crate::cache::{Cache, CrossKeyValues};
 use crate::error;
 use crate::head::Head;
 use crate::layer::own_block;
 use crate::linear::Linear;
-use crate::memory;
-use crate::plan::{Call, Held, Planned, Tables, plan};
 use crate::rows::{self, with_values};
 use crate::stack::StackWeights;
 
@@ -70,7 +69,7 @@ impl TokenModel for CandleModel {
         let (Some(encoder), Some(decoder)) = (&self.weights.encoder, &self.weights.decoder) else {
             return Err(EngineError::unsupported("this model has no encoder beside its decoder"));
         };
-        let held = Held { cache: &self.cache, adapters: &self.adapters };
+        let held = Held { sequences: &self.cache, adapters: &self.adapters };
         let planned = plan(batch, Call::Encode, &self.info, self.encoder_tables, held)?;
         if planned.is_empty() {
             return Ok(());
@@ -101,7 +100,7 @@ impl TokenModel for CandleModel {
             ModelKind::Encoder => self.encoder_tables,
             ModelKind::Decoder | ModelKind::EncoderDecoder => self.decoder_tables,
         };
-        let held = Held { cache: &self.cache, adapters: &self.adapters };
+        let held = Held { sequences: &self.cache, adapters: &self.adapters };
         let planned = plan(batch, Call::Forward, &self.info, tables, held)?;
         if planned.is_empty() {
             return Ok(());
@@ -151,9 +150,9 @@ impl TokenModel for CandleModel {
         if adapter == AdapterId::NONE || self.adapters.contains(&adapter) {
             return Err(EngineError::bad_input(format!("adapter {} is taken", adapter.0)));
         }
-        let files = AdapterFiles::open(dir).map_err(|error| error::model(&error))?;
+        let files = AdapterFiles::open(dir).map_err(|error| model_error(&error))?;
         let read =
-            Adapter::read(&files, &self.architecture).map_err(|error| error::model(&error))?;
+            Adapter::read(&files, &self.architecture).map_err(|error| model_error(&error))?;
         let rank = read.max_rank();
         if let Some(max) = self.max_lora_rank.filter(|max| rank > max.get() as usize) {
             return Err(EngineError::bad_input(format!(
@@ -175,7 +174,7 @@ impl TokenModel for CandleModel {
 
 /// Refuses an adapter that would not fit.
 fn check_room(adapter: &Adapter) -> Result<(), EngineError> {
-    match memory::available_bytes() {
+    match available_bytes() {
         Some(available) if adapter.bytes() > available => Err(EngineError::out_of_memory(format!(
             "the adapter needs {} MiB, {} MiB are available",
             adapter.bytes() >> 20,
@@ -276,18 +275,8 @@ impl ModelWeights {
 
     /// The rows of the batch's matrix that a segment's output is made of.
     fn needed(&self, segment: &Planned) -> Range<u32> {
-        let (first, end) = (segment.first_row as u32, (segment.first_row + segment.n) as u32);
-        match segment.wanted {
-            Wanted::Nothing => first..first,
-            Wanted::SequenceLogits if self.head.as_ref().is_some_and(|head| head.reads_first) => {
-                first..first + 1
-            }
-            Wanted::LastLogits | Wanted::SequenceLogits | Wanted::PooledLast => end - 1..end,
-            Wanted::PooledFirst | Wanted::PooledHead => first..first + 1,
-            Wanted::AllLogits | Wanted::Hidden | Wanted::PooledMean | Wanted::PooledMax => {
-                first..end
-            }
-        }
+        let rows = segment.needed(self.head.as_ref().is_some_and(|head| head.plan.reads_first));
+        rows.start as u32..rows.end as u32
     }
 
     fn needed_rows(&self, planned: &[Planned]) -> Vec<u32> {

@@ -2,15 +2,15 @@
 
 use candle_core::{Device, Result, Tensor};
 use drivetrain_engine::Batch;
+use drivetrain_execution::{Planned, Runs};
 use drivetrain_transformer::{Rotary, sinusoidal};
 
-use crate::adapters::{Additions, Runs};
+use crate::adapters::Additions;
 use crate::attention::Queries;
 use crate::cache::Cache;
 use crate::layer::{Angles, LayerWeights, Pass, own_block};
 use crate::linear::Linear;
 use crate::norm::NormLayer;
-use crate::plan::Planned;
 use crate::rows;
 
 /// Tables and norm ahead of the first layer.

@@ -2,9 +2,11 @@
 
 use std::fs;
 
+use drivetrain_engine::EngineError;
+
 /// Bytes that this process may still take: what the machine has available, or what is left of its
 /// control group's limit if that is less. `None` where the system says neither.
-pub(crate) fn available_bytes() -> Option<u64> {
+pub fn available_bytes() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_available(&text));
     let group = group_left("memory.max", "memory.current", "memory.stat").or_else(|| {
         let file = |name: &str| format!("memory/memory.{name}");
@@ -13,6 +15,21 @@ pub(crate) fn available_bytes() -> Option<u64> {
     match (machine, group) {
         (Some(machine), Some(group)) => Some(machine.min(group)),
         (machine, group) => machine.or(group),
+    }
+}
+
+/// Refuses weights that would not fit, before they are read; `held_as` says how they are held.
+///
+/// # Errors
+/// `OutOfMemory` with the figures.
+pub fn check_memory(model: &str, bytes: u64, held_as: &str) -> Result<(), EngineError> {
+    match available_bytes() {
+        Some(available) if bytes > available => Err(EngineError::out_of_memory(format!(
+            "model {model} needs {} MiB for its weights in {held_as}, {} MiB are available",
+            bytes >> 20,
+            available >> 20
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -1,48 +1,89 @@
 //! A batch, checked against the model and its sequences before anything is touched.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use drivetrain_engine::{
     AdapterId, Batch, EngineError, HeadKind, ModelKind, SegmentView, SeqId, TokenModelInfo, Wanted,
 };
-
-use crate::cache::Cache;
+use drivetrain_transformer::Stack;
 
 /// A segment that can be run.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Planned {
-    pub(crate) sequence: SeqId,
+pub struct Planned {
+    /// The sequence.
+    pub sequence: SeqId,
     /// Its first row in the batch's matrix.
-    pub(crate) first_row: usize,
+    pub first_row: usize,
     /// Its rows.
-    pub(crate) n: usize,
+    pub n: usize,
     /// Position of the first row.
-    pub(crate) position: usize,
-    pub(crate) wanted: Wanted,
+    pub position: usize,
+    /// What it leaves.
+    pub wanted: Wanted,
     /// The adapter it goes through.
-    pub(crate) adapter: AdapterId,
+    pub adapter: AdapterId,
     /// Whether its sequence begins with it.
-    pub(crate) newborn: bool,
+    pub newborn: bool,
+}
+
+impl Planned {
+    /// The rows of the batch's matrix that its output is made of. `reads_first` is of the head: see
+    /// [`HeadPlan::reads_first`](crate::HeadPlan::reads_first).
+    pub fn needed(&self, reads_first: bool) -> Range<usize> {
+        let (first, end) = (self.first_row, self.first_row + self.n);
+        match self.wanted {
+            Wanted::Nothing => first..first,
+            Wanted::SequenceLogits if reads_first => first..first + 1,
+            Wanted::LastLogits | Wanted::SequenceLogits | Wanted::PooledLast => end - 1..end,
+            Wanted::PooledFirst | Wanted::PooledHead => first..first + 1,
+            Wanted::AllLogits | Wanted::Hidden | Wanted::PooledMean | Wanted::PooledMax => {
+                first..end
+            }
+        }
+    }
 }
 
 /// Rows of a stack's tables.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Tables {
-    pub(crate) n_tokens: u32,
-    pub(crate) n_token_types: u32,
+pub struct Tables {
+    /// Of the token table.
+    pub n_tokens: u32,
+    /// Of the token type table.
+    pub n_token_types: u32,
+}
+
+impl Tables {
+    /// A stack's; none without a stack.
+    pub fn of(stack: Option<&Stack>) -> Self {
+        stack.map_or_else(Self::default, |stack| Self {
+            n_tokens: stack.embedding.n_tokens,
+            n_token_types: stack.embedding.n_token_types,
+        })
+    }
+}
+
+/// What knows the sequences that are alive.
+pub trait Sequences {
+    /// Cached tokens of a sequence.
+    fn len_of(&self, sequence: SeqId) -> Option<usize>;
 }
 
 /// What a batch may refer to.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Held<'a> {
-    pub(crate) cache: &'a Cache,
-    pub(crate) adapters: &'a HashSet<AdapterId>,
+#[derive(Clone, Copy)]
+pub struct Held<'a> {
+    /// The sequences.
+    pub sequences: &'a dyn Sequences,
+    /// The adapters that are loaded.
+    pub adapters: &'a HashSet<AdapterId>,
 }
 
 /// Which call a batch is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Call {
+pub enum Call {
+    /// The encoder's of an encoder-decoder model.
     Encode,
+    /// Any other.
     Forward,
 }
 
@@ -50,26 +91,38 @@ pub(crate) enum Call {
 ///
 /// # Errors
 /// `BadInput` that names the sequence and what is wrong with its segment.
-pub(crate) fn plan(
+pub fn plan(
     batch: &Batch<'_>,
     call: Call,
     info: &TokenModelInfo,
     tables: Tables,
     held: Held<'_>,
 ) -> Result<Vec<Planned>, EngineError> {
-    let mut seen = HashSet::new();
     let mut planned = Vec::with_capacity(batch.segments().len());
+    plan_into(&mut planned, batch, (call, tables), info, held)?;
+    Ok(planned)
+}
+
+/// [`plan`] into what is there already, so that nothing is allocated once it is large enough.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_into(
+    planned: &mut Vec<Planned>,
+    batch: &Batch<'_>,
+    (call, tables): (Call, Tables),
+    info: &TokenModelInfo,
+    held: Held<'_>,
+) -> Result<(), EngineError> {
+    planned.clear();
     let mut first_row = 0;
     for segment in batch.segments() {
-        if !seen.insert(segment.sequence) {
-            return Err(bad(&segment, "appears twice in a batch"));
-        }
         check_tokens(&segment, tables)?;
         check_wanted(&segment, call, info)?;
         if segment.adapter != AdapterId::NONE && !held.adapters.contains(&segment.adapter) {
             return Err(bad(&segment, "goes through an adapter that is not loaded"));
         }
-        let newborn = check_place(&segment, call, info, held.cache)?;
+        let newborn = check_place(&segment, call, info, held.sequences)?;
         let n = segment.tokens.len();
         planned.push(Planned {
             sequence: segment.sequence,
@@ -82,13 +135,28 @@ pub(crate) fn plan(
         });
         first_row += n;
     }
+    check_distinct(planned)?;
     if first_row > info.max_batch_tokens as usize {
         return Err(EngineError::bad_input(format!(
             "the batch has {first_row} tokens; this model takes at most {}",
             info.max_batch_tokens
         )));
     }
-    Ok(planned)
+    Ok(())
+}
+
+/// Whether each sequence has one segment: sorted for the look, and back.
+fn check_distinct(planned: &mut [Planned]) -> Result<(), EngineError> {
+    planned.sort_unstable_by_key(|segment| segment.sequence);
+    let twice = planned.windows(2).find(|two| two[0].sequence == two[1].sequence);
+    if let Some(two) = twice {
+        let sequence = two[0].sequence.0;
+        return Err(EngineError::bad_input(format!(
+            "sequence {sequence} appears twice in a batch"
+        )));
+    }
+    planned.sort_unstable_by_key(|segment| segment.first_row);
+    Ok(())
 }
 
 fn bad(segment: &SegmentView<'_>, what: impl std::fmt::Display) -> EngineError {
@@ -140,9 +208,9 @@ fn check_place(
     segment: &SegmentView<'_>,
     call: Call,
     info: &TokenModelInfo,
-    cache: &Cache,
+    sequences: &dyn Sequences,
 ) -> Result<bool, EngineError> {
-    let known = cache.len(segment.sequence);
+    let known = sequences.len_of(segment.sequence);
     let whole_inputs = call == Call::Encode || info.kind == ModelKind::Encoder;
     let limit = if call == Call::Encode { info.max_encoder_positions } else { info.max_positions };
     let end = segment.position as usize + segment.tokens.len();

@@ -1,0 +1,116 @@
+//! What the host has to know of a model, from its description.
+
+use drivetrain_engine::{DefaultDecoderInput, EngineError, ModelKind, TokenModelInfo};
+use drivetrain_transformer::{Architecture, Attention, CanonicalWeights, Kind, Stack};
+
+use crate::head::HeadPlan;
+use crate::memory::available_bytes;
+
+/// Most tokens in one batch, unless a whole input is longer.
+const MAX_BATCH_TOKENS: u32 = 2048;
+
+/// Sequences for each of `option.max_rolling_batch_size` that may live beside it: the host keeps
+/// prefixes in them, which cost no more than the blocks they hold.
+const KEPT_SEQUENCES: u32 = 8;
+
+/// The figures of a model whose cache holds elements of `kv_bytes` bytes in blocks of `block_tokens`;
+/// its capacities, and the bytes of its weights, are 0 so far.
+pub fn figures(
+    architecture: &Architecture,
+    weights: &CanonicalWeights<'_>,
+    head: Option<&HeadPlan>,
+    (kv_bytes, block_tokens): (u64, u32),
+) -> TokenModelInfo {
+    let positions = |stack: &Option<Stack>| stack.as_ref().map_or(0, |s| s.max_positions);
+    let kind = match architecture.kind {
+        Kind::Decoder => ModelKind::Decoder,
+        Kind::EncoderDecoder => ModelKind::EncoderDecoder,
+        Kind::Encoder => ModelKind::Encoder,
+    };
+    let (max_positions, max_encoder_positions) = match kind {
+        ModelKind::Encoder => (positions(&architecture.encoder), 0),
+        _ => (positions(&architecture.decoder), positions(&architecture.encoder)),
+    };
+    let whole_input =
+        if kind == ModelKind::Encoder { max_positions } else { max_encoder_positions };
+    let kv_bytes = |attention: &Attention| 2 * attention.kv_width() as u64 * kv_bytes;
+    let layers = architecture.decoder.iter().flat_map(|stack| &stack.layers);
+    let crosses = layers.clone().filter_map(|layer| layer.cross_attention.as_ref());
+    TokenModelInfo {
+        kind,
+        vocab: architecture.stacks().map(|stack| stack.embedding.n_tokens).max().unwrap_or(0),
+        head: head.map_or(drivetrain_engine::HeadKind::None, |head| head.kind),
+        n_logits: head.map_or(0, |head| head.width),
+        dim: architecture.output_dim(),
+        max_positions,
+        max_encoder_positions,
+        kv_bytes_per_token: layers.map(|layer| kv_bytes(&layer.self_attention)).sum(),
+        kv_block_tokens: block_tokens,
+        cross_bytes_per_token: crosses.map(kv_bytes).sum(),
+        max_batch_tokens: MAX_BATCH_TOKENS.max(whole_input),
+        n_parameters: weights.n_parameters(),
+        default_decoder_input: match architecture.default_decoder_input {
+            drivetrain_transformer::DefaultDecoderInput::None => DefaultDecoderInput::None,
+            drivetrain_transformer::DefaultDecoderInput::ShiftRight => {
+                DefaultDecoderInput::ShiftRight
+            }
+            drivetrain_transformer::DefaultDecoderInput::RotateLast => {
+                DefaultDecoderInput::RotateLast
+            }
+        },
+        has_pooler: architecture.pooler.is_some() && weights.contains("pooler.weight"),
+        ..TokenModelInfo::default()
+    }
+}
+
+/// What the caches may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// Tokens of the KV cache.
+    pub tokens: u64,
+    /// Encoder tokens of the cross-attention cache.
+    pub cross_tokens: u64,
+    /// Sequences alive.
+    pub sequences: usize,
+}
+
+impl Capacity {
+    /// Shares the memory that is left out to the caches, for `sequences` that run at once, and enters
+    /// the result in `info`. Half of the memory stays free for activations and for others; no cache is
+    /// larger than what all sequences could use. Blocks that are not full are paid for ahead.
+    ///
+    /// # Errors
+    /// There is no room for the shortest sequences; the error has the figures.
+    pub fn plan(info: &mut TokenModelInfo, sequences: u32) -> Result<Self, EngineError> {
+        info.max_sequences = sequences.saturating_mul(1 + KEPT_SEQUENCES);
+        let sequences = u64::from(sequences);
+        let most = |positions: u32| sequences * u64::from(positions);
+        if info.kind == ModelKind::Encoder {
+            (info.kv_capacity_tokens, info.cross_capacity_tokens) = (u64::MAX, u64::MAX);
+        } else {
+            let budget = available_bytes().map_or(u64::MAX, |available| available / 2);
+            let (kv, cross) = (info.kv_bytes_per_token.max(1), info.cross_bytes_per_token);
+            let share = if cross > 0 { budget / 2 } else { budget };
+            let block = u64::from(info.kv_block_tokens);
+            let overhead = sequences * (block - 1);
+            let fits = (share / kv).saturating_sub(overhead);
+            info.kv_capacity_tokens = fits.min(most(info.max_positions));
+            info.cross_capacity_tokens = match share.checked_div(cross) {
+                Some(tokens) => tokens.min(most(info.max_encoder_positions)),
+                None => 0,
+            };
+            if info.kv_capacity_tokens < block.min(u64::from(info.max_positions)) {
+                return Err(EngineError::out_of_memory(format!(
+                    "the KV cache needs {kv} bytes a token and {sequences} sequences; {} MiB are \
+                     left for it; lower option.max_rolling_batch_size",
+                    share >> 20
+                )));
+            }
+        }
+        Ok(Self {
+            tokens: info.kv_capacity_tokens,
+            cross_tokens: info.cross_capacity_tokens,
+            sequences: info.max_sequences as usize,
+        })
+    }
+}

@@ -1,0 +1,69 @@
+//! A model's files, opened and held against its architecture.
+
+use drivetrain_artifacts::{ModelConfig, ModelDir, UnpackOptions, Weights};
+use drivetrain_engine::{EngineError, LoadRequest, LogLevel};
+use drivetrain_transformer::{AdapterFiles, Architecture, CanonicalWeights};
+
+use crate::error::model_error;
+
+/// A model's description and its mapped weights.
+#[derive(Debug)]
+pub struct ModelFiles {
+    /// What is to be computed.
+    pub architecture: Architecture,
+    weights: Weights,
+    adapter: Option<AdapterFiles>,
+    /// The directory, which archives were unpacked to and which lives as long as this.
+    _dir: ModelDir,
+}
+
+impl ModelFiles {
+    /// Opens what `request` names. Headers are read, weights are mapped.
+    ///
+    /// # Errors
+    /// A file is missing or breaks its format, or there is no description of the model.
+    pub fn open(request: &LoadRequest<'_>) -> Result<Self, EngineError> {
+        let dir = ModelDir::open(request.model_dir, &UnpackOptions::default())
+            .map_err(|error| model_error(&error))?;
+        let config = ModelConfig::read(&dir).map_err(|error| model_error(&error))?;
+        let architecture =
+            Architecture::from_config(&config).map_err(|error| model_error(&error))?;
+        let weights = Weights::open(&dir).map_err(|error| model_error(&error))?;
+        let adapter = request.adapter_dir.map(AdapterFiles::open).transpose();
+        let adapter = adapter.map_err(|error| model_error(&error))?;
+        Ok(Self { architecture, weights, adapter, _dir: dir })
+    }
+
+    /// The weights under their canonical names, with what the adapter of the request makes of them.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape; the error names each.
+    pub fn canonical(&self) -> Result<CanonicalWeights<'_>, EngineError> {
+        match &self.adapter {
+            Some(adapter) => {
+                CanonicalWeights::with_adapter(&self.architecture, &self.weights, adapter)
+            }
+            None => CanonicalWeights::new(&self.architecture, &self.weights),
+        }
+        .map_err(|error| model_error(&error))
+    }
+
+    /// Says in the log which tensors of the files nothing is computed with.
+    pub fn warn_of_unused(request: &LoadRequest<'_>, weights: &CanonicalWeights<'_>) {
+        const LISTED: usize = 8;
+        let unused = weights.unused();
+        if unused.is_empty() {
+            return;
+        }
+        let more = if unused.len() > LISTED { ", ..." } else { "" };
+        let names = unused[..unused.len().min(LISTED)].join(", ");
+        request.services.log(
+            LogLevel::Warn,
+            &format!(
+                "model {}: {} tensors of its files are not used: {names}{more}",
+                request.model_name,
+                unused.len()
+            ),
+        );
+    }
+}
