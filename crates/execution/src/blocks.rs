@@ -178,6 +178,13 @@ impl BlockTables {
         Ok(())
     }
 
+    /// Adds a sequence without tokens.
+    pub fn begin(&mut self, sequence: SeqId) {
+        if !self.tables.contains_key(&sequence) {
+            self.insert(sequence);
+        }
+    }
+
     /// Frees what a sequence alone owns.
     pub fn release(&mut self, sequence: SeqId) {
         let Some(mut table) = self.tables.remove(&sequence) else { return };

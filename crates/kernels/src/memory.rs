@@ -1,6 +1,5 @@
 //! Memory of kernels: aligned to cache lines, on huge pages where it's large.
 
-use std::alloc::{Layout, alloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 use crate::error::KernelError;
@@ -11,10 +10,29 @@ pub(crate) const ALIGNMENT: usize = 64;
 /// Size of a huge page, to which larger buffers are aligned.
 const HUGE: usize = 2 << 20;
 
-/// Bytes that were zero at first, aligned to 64; to 2 MiB from there on.
+/// Which pages a large buffer should have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// Huge ones, for what is read from front to back.
+    Huge,
+    /// Small ones, for what is filled here and there: memory that is not touched is not taken.
+    Small,
+}
+
+/// Bytes that are zero at first, aligned to 64; to 2 MiB from there on. A page takes memory once it is
+/// touched, by whom it is touched.
 pub(crate) struct Buffer {
     start: NonNull<u8>,
-    layout: Layout,
+    len: usize,
+    memory: Memory,
+}
+
+/// Where a buffer's bytes are from.
+enum Memory {
+    Heap(std::alloc::Layout),
+    /// Pages of the system's own: where they begin, and how many bytes.
+    #[cfg(target_os = "linux")]
+    Pages(NonNull<u8>, usize),
 }
 
 // SAFETY: it owns its memory, as a `Box` does.
@@ -23,22 +41,51 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    pub(crate) fn new(len: usize) -> Self {
+    pub(crate) fn new(len: usize, pages: Pages) -> Self {
+        let len = len.max(1).next_multiple_of(ALIGNMENT);
+        #[cfg(target_os = "linux")]
+        if len >= HUGE
+            && let Some(buffer) = Self::mapped(len, pages)
+        {
+            return buffer;
+        }
+        let _ = pages;
         let alignment = if len >= HUGE { HUGE } else { ALIGNMENT };
-        let size = len.max(1).next_multiple_of(ALIGNMENT);
-        let layout = Layout::from_size_align(size, alignment).expect("sizes are of real tensors");
+        let layout =
+            std::alloc::Layout::from_size_align(len, alignment).expect("sizes are of real tensors");
         // SAFETY: the size is not 0.
-        let start = unsafe { alloc(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        // Before the first touch, which decides a page's size.
-        advise_huge(start, layout);
-        // SAFETY: the memory is as long as that.
-        unsafe { start.write_bytes(0, layout.size()) };
-        Self { start, layout }
+        let start = unsafe { std::alloc::alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else { std::alloc::handle_alloc_error(layout) };
+        Self { start, len, memory: Memory::Heap(layout) }
+    }
+
+    /// Pages of the system, which are zero without a pass over them.
+    #[cfg(target_os = "linux")]
+    fn mapped(len: usize, pages: Pages) -> Option<Self> {
+        let n_bytes = len.checked_add(HUGE)?;
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new anonymous mapping touches nothing that exists.
+        let first = unsafe { libc::mmap(std::ptr::null_mut(), n_bytes, protection, flags, -1, 0) };
+        if first == libc::MAP_FAILED {
+            return None;
+        }
+        let first = NonNull::new(first.cast::<u8>())?;
+        let offset = first.as_ptr().align_offset(HUGE);
+        // SAFETY: the mapping is a huge page longer than what is used of it.
+        let start = unsafe { first.add(offset) };
+        let advice = match pages {
+            Pages::Huge => libc::MADV_HUGEPAGE,
+            Pages::Small => libc::MADV_NOHUGEPAGE,
+        };
+        // SAFETY: the range is ours, and advice changes nothing that a program sees. Where it's refused,
+        // pages are as the system has them.
+        unsafe { libc::madvise(start.as_ptr().cast(), len, advice) };
+        Some(Self { start, len, memory: Memory::Pages(first, n_bytes) })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.layout.size()
+        self.len
     }
 
     pub(crate) fn as_ptr(&self) -> *const u8 {
@@ -52,23 +99,17 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: it was allocated with this layout.
-        unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) };
+        match self.memory {
+            // SAFETY: it was allocated with this layout.
+            Memory::Heap(layout) => unsafe { std::alloc::dealloc(self.start.as_ptr(), layout) },
+            #[cfg(target_os = "linux")]
+            // SAFETY: it was mapped like that, and nobody uses it any more.
+            Memory::Pages(first, n_bytes) => unsafe {
+                libc::munmap(first.as_ptr().cast(), n_bytes);
+            },
+        }
     }
 }
-
-/// Asks for huge pages: reading a matrix touches a new page of 4 KiB every few hundred cycles.
-#[cfg(target_os = "linux")]
-fn advise_huge(start: NonNull<u8>, layout: Layout) {
-    if layout.align() >= HUGE {
-        // SAFETY: the range is ours, and advice changes nothing that a program sees. Where it's
-        // refused, pages are small.
-        unsafe { libc::madvise(start.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn advise_huge(_start: NonNull<u8>, _layout: Layout) {}
 
 /// Memory that kernels use on the way and that nobody reads afterwards. Reserved at load: a kernel
 /// takes no memory of its own.
@@ -83,13 +124,13 @@ impl std::fmt::Debug for Scratch {
 impl Scratch {
     /// Memory of at least `n_bytes`: the most that any kernel that will use it asks for.
     pub fn with_capacity(n_bytes: usize) -> Self {
-        Self(Buffer::new(n_bytes))
+        Self(Buffer::new(n_bytes, Pages::Huge))
     }
 
     /// Grows to `n_bytes`, if it is smaller. What was in it is lost.
     pub fn reserve(&mut self, n_bytes: usize) {
         if n_bytes > self.0.len() {
-            self.0 = Buffer::new(n_bytes);
+            self.0 = Buffer::new(n_bytes, Pages::Huge);
         }
     }
 

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::Heads;
 use crate::error::{KernelError, length};
-use crate::memory::Buffer;
+use crate::memory::{Buffer, Pages};
 use crate::pool::{Cpu, Load};
 
 /// Tokens of a block.
@@ -113,7 +113,8 @@ impl KvCache {
             return Err(KernelError::Value { what: "the cache's block", found: 0, wanted });
         }
         let n_bytes = shape.n_blocks * shape.of_block() * precision.n_bytes();
-        Ok(Self { shape, precision, keys: Buffer::new(n_bytes), values: Buffer::new(n_bytes) })
+        let buffer = || Buffer::new(n_bytes, Pages::Small);
+        Ok(Self { shape, precision, keys: buffer(), values: buffer() })
     }
 
     /// Its numbers.

@@ -52,6 +52,12 @@ pub enum PositionBias<'a> {
     None,
     /// A slope a head, `[n_heads]`, times the key's position less the query's (ALiBi).
     Alibi(&'a [f32]),
+    /// By the key's position: `[n_heads, n_positions]`, where `n_positions` is at least the most keys of
+    /// any segment (Falcon's ALiBi, whose slopes are rounded by position).
+    Key {
+        /// `[n_heads, n_positions]`.
+        table: &'a [f32],
+    },
     /// By distance, as T5 has it: `[n_heads, n_distances]`, where the key's position less the query's
     /// plus `zero` is the column. Distances beyond the ends take the ends' values.
     Distance {
@@ -188,6 +194,14 @@ impl Attention<'_> {
         match self.bias {
             PositionBias::None => Ok(()),
             PositionBias::Alibi(slopes) => length("the slopes", slopes.len(), self.n_heads),
+            PositionBias::Key { table } => {
+                let n = table.len() / self.n_heads;
+                if n < most {
+                    let wanted = "at least the keys of each segment";
+                    return Err(KernelError::Value { what: "the bias by key", found: n, wanted });
+                }
+                length("the bias by key", table.len(), n * self.n_heads)
+            }
             PositionBias::Distance { table, zero } => {
                 let n = table.len() / self.n_heads;
                 if zero >= n {

@@ -57,6 +57,7 @@ fn bias(
     f64::from(match attention.bias {
         PositionBias::None => 0.0,
         PositionBias::Alibi(slopes) => return f64::from(slopes[head]) * distance,
+        PositionBias::Key { table } => table[head * (table.len() / attention.n_heads) + key],
         PositionBias::Distance { table, zero } => {
             let n = table.len() / attention.n_heads;
             let column = (distance + zero as f64).clamp(0.0, n as f64 - 1.0);

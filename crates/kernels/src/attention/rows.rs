@@ -292,6 +292,10 @@ impl Unit<'_> {
                     *to = table[column.min(n - 1)];
                 }
             }
+            PositionBias::Key { table } => {
+                let n = table.len() / self.job.attention.n_heads;
+                to.copy_from_slice(&table[head * n + keys.start..head * n + keys.end]);
+            }
             PositionBias::Rows { rows, n_keys } => {
                 let at = (batch_row * self.job.attention.n_heads + head) * n_keys;
                 to.copy_from_slice(&rows[at + keys.start..at + keys.end]);

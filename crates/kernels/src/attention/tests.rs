@@ -157,10 +157,12 @@ fn biases_and_caps() {
     let mut random = Random::new(9);
     let batch = Batch::new(&mut random, 4, 2, 24);
     let (slopes, table) = (random.floats(4), random.floats(4 * 50));
+    let by_key = random.floats(4 * 131);
     let rows = random.floats(batch.queries().n_rows() * 4 * 140);
     let biases = [
         PositionBias::None,
         PositionBias::Alibi(&slopes),
+        PositionBias::Key { table: &by_key },
         PositionBias::Distance { table: &table, zero: 30 },
         PositionBias::Rows { rows: &rows, n_keys: 140 },
     ];

@@ -80,6 +80,7 @@ fn products_are_those_of_the_elements() {
             let bias = random.floats(n_out);
             let epilogue = Epilogue {
                 bias: Some(&bias),
+                addition: None,
                 activation: Activation::Relu,
                 scale: 2.0,
                 residual: Residual::None,

@@ -23,6 +23,10 @@ pub enum Activation {
     Silu,
     /// `tanh x`.
     Tanh,
+    /// `max(x, 0)^2`: `relu2`.
+    ReluSquared,
+    /// `1 / (1 + e^-x)`.
+    Sigmoid,
 }
 
 impl Activation {
@@ -46,6 +50,11 @@ impl Activation {
             Self::QuickGelu => s.mul(x, math::sigmoid(s, s.mul(x, s.splat(1.702)))),
             Self::Silu => s.mul(x, math::sigmoid(s, x)),
             Self::Tanh => math::tanh(s, x),
+            Self::ReluSquared => {
+                let positive = s.max(s.splat(0.0), x);
+                s.mul(positive, positive)
+            }
+            Self::Sigmoid => math::sigmoid(s, x),
         }
     }
 }
@@ -63,12 +72,15 @@ pub enum Residual<'a> {
     Output,
 }
 
-/// What follows a product: `y = scale * activation(product + bias) + residual`; with a gate
-/// `y = scale * activation(gate + bias) * (other + other's bias) + residual`.
+/// What follows a product: `y = scale * activation(product + bias + addition) + residual`; with a gate
+/// `y = scale * activation(gate + bias + addition) * (other + other's bias + other's addition) + residual`.
 #[derive(Clone, Copy, Debug)]
 pub struct Epilogue<'a> {
     /// `[n_out]`; for a matrix with a gate `[2 * n_out]`, the gate's first.
     pub bias: Option<&'a [f32]>,
+    /// What an adapter adds to the product, `[n_rows, n_out]`; for a matrix with a gate
+    /// `[n_rows, 2 * n_out]`, the gate's first.
+    pub addition: Option<&'a [f32]>,
     /// Of the sum; of the gate, where there is one.
     pub activation: Activation,
     /// 1 changes nothing.
@@ -79,7 +91,13 @@ pub struct Epilogue<'a> {
 
 impl Default for Epilogue<'_> {
     fn default() -> Self {
-        Self { bias: None, activation: Activation::None, scale: 1.0, residual: Residual::None }
+        Self {
+            bias: None,
+            addition: None,
+            activation: Activation::None,
+            scale: 1.0,
+            residual: Residual::None,
+        }
     }
 }
 
@@ -93,18 +111,26 @@ impl Epilogue<'_> {
         if let Some(bias) = self.bias {
             length("the bias", bias.len(), n_out * n_parts)?;
         }
+        if let Some(addition) = self.addition {
+            length("the addition", addition.len(), n_rows * n_out * n_parts)?;
+        }
         if let Residual::Add(residual) = self.residual {
             length("the residual", residual.len(), n_rows * n_out)?;
         }
         Ok(())
     }
 
-    /// The bias of the column at `at` and its neighbours.
+    /// A sum with the bias and the addition of the column at `at` and its neighbours; `row_at` is where
+    /// the row's additions begin.
     #[inline(always)]
-    fn bias<S: Simd>(&self, s: S, at: usize, n: usize) -> S::F {
-        match self.bias {
-            Some(bias) => load(s, &bias[at..at + n]),
-            None => s.splat(0.0),
+    fn add<S: Simd>(&self, s: S, sum: S::F, (row_at, at, n): (usize, usize, usize)) -> S::F {
+        let biased = match self.bias {
+            Some(bias) => s.add(sum, load(s, &bias[at..at + n])),
+            None => sum,
+        };
+        match self.addition {
+            Some(addition) => s.add(biased, load(s, &addition[row_at + at..row_at + at + n])),
+            None => biased,
         }
     }
 }
@@ -138,16 +164,16 @@ pub(crate) unsafe fn finish<S: Simd>(
     let start = place.row * place.n_out + place.column;
     // SAFETY: the caller says that it's this thread's.
     let output = unsafe { output.take(start..start + width) };
+    let n_parts = if place.other.is_some() { 2 } else { 1 };
+    let row_at = place.row * place.n_out * n_parts;
     for (part, output) in output.chunks_mut(S::LANES).enumerate() {
         let (at, n) = (part * S::LANES, output.len());
         let column = place.column + at;
         let sum = load(s, &place.sums[at..at + S::LANES]);
-        let biased =
-            if epilogue.bias.is_some() { s.add(sum, epilogue.bias(s, column, n)) } else { sum };
-        let mut y = epilogue.activation.apply(s, biased);
+        let mut y = epilogue.activation.apply(s, epilogue.add(s, sum, (row_at, column, n)));
         if let Some(other) = place.other {
             let other = load(s, &other[at..at + S::LANES]);
-            y = s.mul(y, s.add(other, epilogue.bias(s, place.n_out + column, n)));
+            y = s.mul(y, epilogue.add(s, other, (row_at, place.n_out + column, n)));
         }
         if epilogue.scale != 1.0 {
             y = s.mul(y, s.splat(epilogue.scale));

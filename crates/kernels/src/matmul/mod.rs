@@ -29,7 +29,7 @@ pub use epilogue::{Activation, Epilogue, Residual};
 
 use crate::error::{KernelError, length};
 use crate::isa::Isa;
-use crate::memory::{Buffer, Scratch};
+use crate::memory::{Buffer, Pages, Scratch};
 use crate::pool::{Cpu, Pool};
 use crate::vector::{Arithmetic, Simd};
 
@@ -216,11 +216,11 @@ impl Matrix {
             n_out,
             n_in,
             steps,
-            panels: Buffer::new(0),
+            panels: Buffer::new(0, Pages::Huge),
             scales: vec![0.0; n_scales],
             sums: vec![0; n_scales],
         };
-        matrix.panels = Buffer::new(n_panels * matrix.panel_bytes());
+        matrix.panels = Buffer::new(n_panels * matrix.panel_bytes(), Pages::Huge);
         Ok(matrix)
     }
 

@@ -46,5 +46,7 @@ pub(super) fn activation(activation: Activation, x: f64) -> f64 {
         Activation::QuickGelu => x * sigmoid(1.702 * x),
         Activation::Silu => x * sigmoid(x),
         Activation::Tanh => x.tanh(),
+        Activation::ReluSquared => x.max(0.0).powi(2),
+        Activation::Sigmoid => sigmoid(x),
     }
 }

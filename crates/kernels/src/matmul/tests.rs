@@ -104,6 +104,10 @@ fn epilogues_do_what_they_say() {
     let other = random.floats(n_out * n_in);
     let bias = random.floats(2 * n_out);
     let residual = random.floats(n_rows * n_out);
+    let additions = random.floats(n_rows * 2 * n_out);
+    let (of_gate, of_other): (Vec<&[f32]>, Vec<&[f32]>) =
+        additions.chunks_exact(2 * n_out).map(|row| row.split_at(n_out)).unzip();
+    let (of_gate, of_other) = (of_gate.concat(), of_other.concat());
     let all = [
         Activation::None,
         Activation::Relu,
@@ -112,17 +116,21 @@ fn epilogues_do_what_they_say() {
         Activation::QuickGelu,
         Activation::Silu,
         Activation::Tanh,
+        Activation::ReluSquared,
+        Activation::Sigmoid,
     ];
     let (gate, plain) =
         (reference::product(&x, &weights, n_in), reference::product(&x, &other, n_in));
     let pool = pool(2);
     for (isa, activation) in Isa::available().flat_map(|isa| all.map(|a| (isa, a))) {
         let at = |idx: usize| {
-            reference::activation(activation, gate[idx] + f64::from(bias[idx % n_out]))
+            let sum = gate[idx] + f64::from(bias[idx % n_out]) + f64::from(of_gate[idx]);
+            reference::activation(activation, sum)
         };
         let add = |idx: usize| f64::from(residual[idx]);
         let epilogue = Epilogue {
             bias: Some(&bias[..n_out]),
+            addition: Some(&of_gate),
             activation,
             scale: 0.5,
             residual: Residual::Add(&residual),
@@ -136,11 +144,16 @@ fn epilogues_do_what_they_say() {
         let (gate, other) = (Source::F32(&weights), Source::F32(&other));
         let shape = (n_in, Precision::F32);
         let gated = Matrix::pack_gated(Cpu { isa, pool: &pool }, gate, other, shape).unwrap();
-        let epilogue = Epilogue { bias: Some(&bias), residual: Residual::Output, ..epilogue };
+        let epilogue = Epilogue {
+            bias: Some(&bias),
+            addition: Some(&additions),
+            residual: Residual::Output,
+            ..epilogue
+        };
         let mut found = residual.clone();
         let mut scratch = Scratch::with_capacity(gated.scratch_bytes(n_rows, 2));
         gated.multiply(&pool, &x, &mut found, &epilogue, &mut scratch).unwrap();
-        let up = |idx: usize| plain[idx] + f64::from(bias[n_out + idx % n_out]);
+        let up = |idx: usize| plain[idx] + f64::from(bias[n_out + idx % n_out] + of_other[idx]);
         let wanted: Vec<f64> = (0..found.len()).map(|i| at(i) * up(i) * 0.5 + add(i)).collect();
         assert_close(&format!("{isa} gated {activation:?}"), &found, &wanted, 1e-5);
     }

@@ -1,0 +1,195 @@
+//! Keys and values of sequences: which blocks are whose, and the blocks of each layer.
+
+use drivetrain_engine::{EngineError, SeqId, TokenModelInfo};
+use drivetrain_execution::{BlockTables, Capacity, Copied, Planned};
+use drivetrain_kernels::{KvCache, KvPrecision, KvShape, Segment, TOKENS_PER_BLOCK};
+use drivetrain_transformer::{Architecture, Attention, Stack};
+
+use crate::step::{compute, recycle};
+
+/// What the sequences of a model hold.
+#[derive(Debug)]
+pub(crate) struct Caches {
+    pub(crate) tables: BlockTables,
+    pub(crate) cross_tables: BlockTables,
+    pub(crate) stores: Stores,
+    /// Blocks that a batch copies first.
+    copied: Vec<Copied>,
+    spare: [Vec<Segment<'static>>; 2],
+}
+
+/// The blocks of each layer.
+#[derive(Debug)]
+pub(crate) struct Stores {
+    /// The decoder's own keys, a cache a layer.
+    pub(crate) own: Vec<KvCache>,
+    /// What it keeps of its encoder's output, a cache a layer with cross-attention.
+    pub(crate) cross: Vec<KvCache>,
+    /// An encoder's keys, for as long as a layer runs: one of each shape.
+    pub(crate) passing: Vec<KvCache>,
+    /// Blocks of `passing`, in order.
+    pub(crate) in_order: Vec<u32>,
+}
+
+/// The shapes of a stack's self-attentions, and which of them each layer has.
+pub(crate) fn shapes(stack: &Stack) -> (Vec<(u32, u32)>, Vec<usize>) {
+    let mut shapes: Vec<(u32, u32)> = Vec::new();
+    let of = |layer: &drivetrain_transformer::Layer| {
+        let attention = &layer.self_attention;
+        let shape = (attention.n_kv_heads, attention.head_dim);
+        shapes.iter().position(|known| *known == shape).unwrap_or_else(|| {
+            shapes.push(shape);
+            shapes.len() - 1
+        })
+    };
+    let of_layers = stack.layers.iter().map(of).collect();
+    (shapes, of_layers)
+}
+
+impl Caches {
+    pub(crate) fn new(
+        architecture: &Architecture,
+        info: &TokenModelInfo,
+        capacity: Capacity,
+        precision: KvPrecision,
+    ) -> Result<Self, EngineError> {
+        let n_sequences = capacity.sequences;
+        let tables = match &architecture.decoder {
+            Some(_) => {
+                let longest = info.max_positions as usize;
+                BlockTables::new(TOKENS_PER_BLOCK, capacity.tokens, n_sequences, longest)
+            }
+            None => BlockTables::new(TOKENS_PER_BLOCK, 0, n_sequences, 0),
+        };
+        let longest = info.max_encoder_positions as usize;
+        let cross_tables =
+            BlockTables::new(TOKENS_PER_BLOCK, capacity.cross_tokens, n_sequences, longest);
+        let cache = |n_blocks: usize, n_kv_heads: u32, head_dim: u32, precision| {
+            let shape =
+                KvShape { n_blocks, n_kv_heads: n_kv_heads as usize, head_dim: head_dim as usize };
+            KvCache::new(shape, precision).map_err(compute)
+        };
+        let of = |n_blocks: usize, attention: &Attention| {
+            cache(n_blocks, attention.n_kv_heads, attention.head_dim, precision)
+        };
+        let layers = architecture.decoder.iter().flat_map(|stack| &stack.layers);
+        let own = layers.clone().map(|layer| of(tables.n_blocks(), &layer.self_attention));
+        let crosses = layers.filter_map(|layer| layer.cross_attention.as_ref());
+        let cross = crosses.map(|attention| of(cross_tables.n_blocks(), attention));
+        // Each segment of a batch may leave a block unfilled.
+        let max_rows = info.max_batch_tokens as usize;
+        let n_passing = if architecture.encoder.is_some() { max_rows } else { 0 };
+        let passing = architecture.encoder.iter().flat_map(|stack| shapes(stack).0);
+        let passing =
+            passing.map(|(n_kv_heads, dim)| cache(n_passing, n_kv_heads, dim, KvPrecision::F32));
+        let stores = Stores {
+            own: own.collect::<Result<_, _>>()?,
+            cross: cross.collect::<Result<_, _>>()?,
+            passing: passing.collect::<Result<_, _>>()?,
+            in_order: (0..n_passing as u32).collect(),
+        };
+        let spare = [Vec::new(), Vec::new()];
+        Ok(Self { tables, cross_tables, stores, copied: Vec::new(), spare })
+    }
+
+    /// Makes room for `planned` tokens of the decoder, and copies the blocks that they write into.
+    pub(crate) fn reserve(&mut self, planned: &[Planned]) -> Result<(), EngineError> {
+        self.tables.reserve(planned, &mut self.copied)?;
+        for block in &self.copied {
+            for cache in &mut self.stores.own {
+                cache.copy_block(block.from, block.to);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for `planned` encoder tokens.
+    pub(crate) fn reserve_cross(&mut self, planned: &[Planned]) -> Result<(), EngineError> {
+        self.cross_tables.reserve(planned, &mut self.copied)
+    }
+
+    /// As [`TokenModel::fork`](drivetrain_engine::TokenModel::fork).
+    pub(crate) fn fork(&mut self, from: SeqId, to: SeqId, len: usize) -> Result<(), EngineError> {
+        self.tables.fork(from, to, len)?;
+        use drivetrain_execution::Sequences;
+        match self.cross_tables.len_of(from) {
+            Some(len) => self.cross_tables.fork(from, to, len),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn release(&mut self, sequence: SeqId) {
+        self.tables.release(sequence);
+        self.cross_tables.release(sequence);
+    }
+
+    /// Two lists to be filled with [`Segment`]s; give them back to [`Self::give_back`].
+    pub(crate) fn lists<'a>(spare: &mut [Vec<Segment<'static>>; 2]) -> [Vec<Segment<'a>>; 2] {
+        let [own, cross] = spare;
+        [recycle(std::mem::take(own)), recycle(std::mem::take(cross))]
+    }
+
+    /// The parts of it that a pass uses at once.
+    pub(crate) fn split(
+        &mut self,
+    ) -> (&BlockTables, &BlockTables, &mut Stores, &mut [Vec<Segment<'static>>; 2]) {
+        (&self.tables, &self.cross_tables, &mut self.stores, &mut self.spare)
+    }
+}
+
+/// Puts the memory of lists by for the next pass.
+pub(crate) fn give_back(spare: &mut [Vec<Segment<'static>>; 2], lists: [Vec<Segment<'_>>; 2]) {
+    let [own, cross] = lists;
+    *spare = [recycle(own), recycle(cross)];
+}
+
+/// The rows of `planned` with the blocks of their own keys.
+pub(crate) fn own_segments<'a>(
+    to: &mut Vec<Segment<'a>>,
+    planned: &[Planned],
+    tables: &'a BlockTables,
+) {
+    to.extend(planned.iter().map(|segment| Segment {
+        first_row: segment.first_row,
+        n_rows: segment.n,
+        first_position: segment.position,
+        n_keys: segment.position + segment.n,
+        blocks: tables.blocks(segment.sequence),
+    }));
+}
+
+/// The rows of `planned` with the blocks of their encoder's output.
+pub(crate) fn cross_segments<'a>(
+    to: &mut Vec<Segment<'a>>,
+    planned: &[Planned],
+    tables: &'a BlockTables,
+) {
+    use drivetrain_execution::Sequences;
+    to.extend(planned.iter().map(|segment| Segment {
+        first_row: segment.first_row,
+        n_rows: segment.n,
+        first_position: segment.position,
+        n_keys: tables.len_of(segment.sequence).unwrap_or(0),
+        blocks: tables.blocks(segment.sequence),
+    }));
+}
+
+/// Whole inputs, whose keys are kept no longer than a layer.
+pub(crate) fn passing_segments<'a>(
+    to: &mut Vec<Segment<'a>>,
+    planned: &[Planned],
+    in_order: &'a [u32],
+) {
+    let mut next = 0;
+    to.extend(planned.iter().map(|segment| {
+        let n_blocks = segment.n.div_ceil(TOKENS_PER_BLOCK);
+        next += n_blocks;
+        Segment {
+            first_row: segment.first_row,
+            n_rows: segment.n,
+            first_position: 0,
+            n_keys: segment.n,
+            blocks: &in_order[next - n_blocks..next],
+        }
+    }));
+}
