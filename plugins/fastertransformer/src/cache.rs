@@ -54,16 +54,13 @@ impl Caches {
         precision: KvPrecision,
     ) -> Result<Self, EngineError> {
         let n_sequences = capacity.sequences;
-        let tables = match &architecture.decoder {
-            Some(_) => {
-                let longest = info.max_positions as usize;
-                BlockTables::new(TOKENS_PER_BLOCK, capacity.tokens, n_sequences, longest)
-            }
-            None => BlockTables::new(TOKENS_PER_BLOCK, 0, n_sequences, 0),
+        // An encoder alone keeps nothing, whatever its capacity.
+        let of_decoder = |tokens: u64| if architecture.decoder.is_some() { tokens } else { 0 };
+        let tables = |tokens: u64, longest: u32| {
+            BlockTables::new(TOKENS_PER_BLOCK, of_decoder(tokens), n_sequences, longest as usize)
         };
-        let longest = info.max_encoder_positions as usize;
-        let cross_tables =
-            BlockTables::new(TOKENS_PER_BLOCK, capacity.cross_tokens, n_sequences, longest);
+        let cross_tables = tables(capacity.cross_tokens, info.max_encoder_positions);
+        let tables = tables(capacity.tokens, info.max_positions);
         let cache = |n_blocks: usize, n_kv_heads: u32, head_dim: u32, precision| {
             let shape =
                 KvShape { n_blocks, n_kv_heads: n_kv_heads as usize, head_dim: head_dim as usize };

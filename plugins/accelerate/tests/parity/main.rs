@@ -1,6 +1,12 @@
 //! The engine against transformers: recorded fixtures, unusual configs, the default model.
 #![allow(clippy::unwrap_used, reason = "clippy's exception for tests leaves out their helpers")]
 
+use drivetrain_accelerate::Accelerate;
+
+/// The engine under test, and the options by which it computes in f32.
+const ENGINE: Accelerate = Accelerate;
+const EXACT: &[(&str, &str)] = &[];
+
 mod adapters;
 mod behaviour;
 mod default_model;

@@ -1,16 +1,18 @@
-//! A model under test, and the numbers it is compared with.
+//! A model under test, and the numbers it is compared with. The engine is the one that `main.rs` names:
+//! other engines compile these files, too.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use drivetrain_accelerate::Accelerate;
 use drivetrain_engine::{
     AdapterId, Batch, Engine, EngineError, LoadRequest, LoadedModel, ModelKind, Options, Outputs,
     Segment, SeqId, Services, TokenModel, TokenModelInfo, Wanted,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
+
+use crate::{ENGINE, EXACT};
 
 /// Tolerance on logits.
 pub(crate) const LOGITS: f32 = 1e-3;
@@ -42,7 +44,7 @@ pub(crate) fn try_load_with(
         n_threads: NonZeroUsize::new(2).unwrap(),
         services: Services::silent(),
     };
-    match Accelerate.load(&request)? {
+    match ENGINE.load(&request)? {
         LoadedModel::Token(model) => Ok(model),
         LoadedModel::Request(_) => panic!("a request model"),
     }
@@ -75,7 +77,7 @@ pub(crate) struct Rows {
 
 impl Model {
     pub(crate) fn load(dir: &Path) -> Self {
-        let inner = try_load(dir, &[])
+        let inner = try_load(dir, EXACT)
             .unwrap_or_else(|error| panic!("{}: {error}: {:?}", dir.display(), error.causes()));
         Self::of(inner)
     }

@@ -1,0 +1,26 @@
+//! The engine against transformers: the same recorded models as the accelerate engine's, in the same
+//! files, and what is this engine's own.
+#![allow(clippy::unwrap_used, reason = "clippy's exception for tests leaves out their helpers")]
+
+use drivetrain_fastertransformer::FasterTransformer;
+
+/// The engine under test, and the options by which it computes in f32.
+const ENGINE: FasterTransformer = FasterTransformer;
+const EXACT: &[(&str, &str)] = &[("dtype", "fp32")];
+
+#[path = "../../../accelerate/tests/parity/adapters.rs"]
+mod adapters;
+#[path = "../../../accelerate/tests/parity/behaviour.rs"]
+mod behaviour;
+#[path = "../../../accelerate/tests/parity/default_model.rs"]
+mod default_model;
+#[path = "../../../accelerate/tests/parity/fixtures.rs"]
+mod fixtures;
+#[path = "../../../accelerate/tests/parity/gguf.rs"]
+mod gguf;
+#[path = "../../../accelerate/tests/parity/refusals.rs"]
+mod refusals;
+#[path = "../../../accelerate/tests/parity/support.rs"]
+mod support;
+#[path = "../../../accelerate/tests/parity/variants.rs"]
+mod variants;
