@@ -24,3 +24,5 @@ mod refusals;
 mod support;
 #[path = "../../../accelerate/tests/parity/variants.rs"]
 mod variants;
+
+mod own;
