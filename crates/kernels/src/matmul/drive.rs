@@ -199,7 +199,7 @@ fn pack_bytes<S: Simd>(
 
 /// A row to bytes from -127 to 127; returns what one stands for, NaN where the row is not finite.
 #[inline(always)]
-pub(crate) fn quantise<S: Simd>(s: S, values: &[f32], bytes: &mut [i8]) -> f32 {
+fn quantise<S: Simd>(s: S, values: &[f32], bytes: &mut [i8]) -> f32 {
     let (mut largest, mut probe) = (s.splat(0.0), s.splat(0.0));
     for chunk in values.chunks(S::LANES) {
         // SAFETY: the chunk is as long as that.

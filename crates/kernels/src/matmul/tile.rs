@@ -53,7 +53,7 @@ pub(super) unsafe fn add<S: Simd, P: Product<S>>(s: S, block: &Block<P::Element,
     macro_rules! by_rows {
         ($($rows:literal)*) => {
             match block.n_rows {
-                $($rows if $rows <= S::MAX_ROWS => {
+                $($rows if const { $rows <= S::MAX_ROWS } => {
                     // SAFETY: the caller vouches for what the block describes.
                     unsafe { fixed::<S, P, $rows, 1>(s, block) }
                 })*
@@ -67,7 +67,7 @@ pub(super) unsafe fn add<S: Simd, P: Product<S>>(s: S, block: &Block<P::Element,
         // SAFETY: as above.
         (2, 2) => unsafe { fixed::<S, P, 2, 2>(s, block) },
         // SAFETY: as above.
-        (3, 2) if S::MAX_ROWS >= 3 => unsafe { fixed::<S, P, 3, 2>(s, block) },
+        (3, 2) if const { S::MAX_ROWS >= 3 } => unsafe { fixed::<S, P, 3, 2>(s, block) },
         _ => by_rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14),
     }
 }
