@@ -33,7 +33,8 @@ pub(crate) fn run(cpu: Cpu<'_>, filter: &str) -> anyhow::Result<()> {
             let n_bytes = n_out * n_in / format.block_len() * format.block_bytes();
             let bytes: Vec<u8> = (0..n_bytes).map(|idx| (idx * 7 % 23) as u8).collect();
             let matrix = BlockMatrix::new(format, &bytes, n_in)?;
-            for n_rows in [1, 4] {
+            let many = if n_out > 10_000 { vec![1, 8] } else { vec![1, 8, 512] };
+            for n_rows in many {
                 one(cpu, &what, &matrix, n_rows)?;
             }
         }
@@ -54,6 +55,12 @@ fn one(cpu: Cpu<'_>, what: &str, matrix: &BlockMatrix<'_>, n_rows: usize) -> any
     anyhow::ensure!(rows.clone().all(|row| row == &y[..matrix.n_out()]), "{what}: rows differ");
     anyhow::ensure!(y.iter().all(|y| y.is_finite()), "{what}: not finite");
     let memory = vec![1.0_f32; matrix.n_bytes() / 4];
+    // Few rows are held against memory, many against the multipliers.
+    let is_few = n_rows <= 8;
+    let measure = || match is_few {
+        true => peak::read(cpu.isa, cpu.pool, &memory),
+        false => peak::byte_operations(cpu.isa, cpu.pool),
+    };
     let (mut seconds, mut peak, mut failure) = (f64::MAX, 0.0_f64, None);
     for _ in 0..ROUNDS {
         let of_round = best(n_threads, 3, || {
@@ -61,12 +68,16 @@ fn one(cpu: Cpu<'_>, what: &str, matrix: &BlockMatrix<'_>, n_rows: usize) -> any
         });
         seconds = seconds.min(of_round);
         for _ in 0..3 {
-            peak = peak.max(rate(cpu.pool, || peak::read(cpu.isa, cpu.pool, &memory)));
+            peak = peak.max(rate(cpu.pool, measure));
         }
     }
-    let reached = matrix.n_bytes() as f64 / seconds;
+    let (work, unit) = match is_few {
+        true => (matrix.n_bytes() as f64, "GB/s"),
+        false => (2.0 * (n_rows * matrix.n_out() * matrix.n_in()) as f64, "GOP/s"),
+    };
+    let reached = work / seconds;
     println!(
-        "{what:24} {n_rows:4} rows {:9.1} us {:7.1} GB/s, {:3.0} % of {:.1}",
+        "{what:24} {n_rows:4} rows {:9.1} us {:7.1} {unit}, {:3.0} % of {:.1}",
         seconds * 1e6,
         reached / 1e9,
         reached / peak * 100.0,

@@ -42,12 +42,14 @@ impl Arithmetic for Bytes {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
-        let bytes = [black_box(3_i8); 64];
+        // Every product differs from the others, or the compiler would multiply once for all of them.
+        let bytes: [i8; 64 + CHAINS] = std::array::from_fn(|idx| black_box(idx as i8));
         // SAFETY: a vector has at most 64 bytes.
-        let weights = unsafe { s.load_bytes(bytes.as_ptr()) };
+        let weights: [S::Packed; CHAINS] =
+            std::array::from_fn(|idx| unsafe { s.load_bytes(bytes[idx..].as_ptr()) });
         let mut chains = [s.zero_int(); CHAINS];
         for step in 0..N {
-            for chain in &mut chains {
+            for (chain, weights) in chains.iter_mut().zip(weights) {
                 *chain = s.join(*chain, weights, step as u32);
             }
         }

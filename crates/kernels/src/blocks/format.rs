@@ -1,21 +1,51 @@
-//! How each format's blocks join sums.
+//! What each format's blocks hold, as bytes to multiply and what their products are scaled by.
 
-use super::GROUP;
 use crate::vector::Simd;
 use crate::vector::bytes::Bytes;
 
-/// A row of activations: signed bytes, and for each 32 a scale and the scaled sum.
-pub(super) struct Activations<'a> {
-    pub(super) bytes: &'a [u8],
-    pub(super) scales: &'a [f32],
-    pub(super) totals: &'a [f32],
+/// 32 weights as bytes.
+pub(super) struct Weights<S: Bytes> {
+    pub(super) bytes: S::B,
+    /// For each two bytes an i16, where the format has scales within a block.
+    pub(super) scales: S::B,
 }
 
-impl Activations<'_> {
-    #[inline(always)]
-    fn group<S: Bytes>(&self, s: S, idx: usize) -> S::B {
-        s.bytes(&self.bytes[idx * GROUP..(idx + 1) * GROUP])
-    }
+/// What joins at the end of a block.
+pub(super) struct Rest<S: Bytes> {
+    /// The block's scale, 8 times.
+    pub(super) d: S::Eight,
+    /// What the sums of activations are multiplied by; `LEAST` of them count.
+    pub(super) least: [S::Eight; 2],
+}
+
+/// A format of blocks.
+///
+/// An element is `d * scale * byte + least`. The block's share of a column's sum is, in this order and
+/// whatever the path,
+///
+/// ```text
+/// t = sum over groups of 32 of (scale of x * dot(bytes * scales, x))        8 lanes, fused
+/// sum += d * t;  sum += least * total of x, for 8 totals at once
+/// ```
+pub(super) trait Format {
+    /// Elements of a block.
+    const LEN: usize;
+    /// Bytes of a block.
+    const BYTES: usize;
+    /// Whether groups have scales; bytes are unsigned then.
+    const HAS_SCALES: bool;
+    /// Vectors of least values.
+    const LEAST: usize;
+
+    /// Gives each group of 32 to `each`.
+    fn unpack<S: Simd>(s: S, block: &[u8], each: impl FnMut(usize, Weights<S>)) -> Rest<S>;
+
+    /// Groups of 32 in a block.
+    const GROUPS: usize = Self::LEN / 32;
+    /// Vectors of 32 bytes that an unpacked group is.
+    const GROUP_VECTORS: usize = if Self::HAS_SCALES { 2 } else { 1 };
+    /// Bytes of an unpacked block: the groups, the least values, the scale.
+    const UNPACKED: usize = (Self::GROUPS * Self::GROUP_VECTORS + Self::LEAST + 1) * 32;
 }
 
 /// The binary16 at a byte of a block.
@@ -24,35 +54,16 @@ fn half<S: Bytes>(s: S, block: &[u8], at: usize) -> f32 {
     s.half(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
-/// A format of blocks.
-pub(super) trait Format {
-    /// Elements of a block.
-    const LEN: usize;
-    /// Bytes of a block.
-    const BYTES: usize;
-
-    /// Adds a block's products with the rows, from their group `at` on.
-    fn add<S: Simd, const R: usize>(
-        s: S,
-        block: &[u8],
-        rows: &[Activations<'_>; R],
-        to: (usize, &mut [S::Eight; R]),
-    );
+/// The 32 bits at a byte of a block.
+#[inline(always)]
+fn word(block: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
 }
 
-/// Adds the products of 32 weights, whose halves have scales.
+/// The 64 bits at a byte of a block.
 #[inline(always)]
-fn join<S: Simd, const R: usize>(
-    s: S,
-    (weights, low, high): (S::B, f32, f32),
-    rows: &[Activations<'_>; R],
-    (at, sums): (usize, &mut [S::Eight; R]),
-) {
-    for (row, sum) in rows.iter().zip(sums) {
-        let scale = row.scales[at];
-        let scale = s.halves(low * scale, high * scale);
-        *sum = s.fma_eight(s.dot(weights, row.group(s, at)), scale, *sum);
-    }
+fn long(block: &[u8], at: usize) -> u64 {
+    u64::from(word(block, at)) | u64::from(word(block, at + 4)) << 32
 }
 
 /// `d`, 32 signed bytes.
@@ -61,16 +72,14 @@ pub(super) struct Q8Zero;
 impl Format for Q8Zero {
     const LEN: usize = 32;
     const BYTES: usize = 34;
+    const HAS_SCALES: bool = false;
+    const LEAST: usize = 0;
 
     #[inline(always)]
-    fn add<S: Simd, const R: usize>(
-        s: S,
-        block: &[u8],
-        rows: &[Activations<'_>; R],
-        to: (usize, &mut [S::Eight; R]),
-    ) {
-        let d = half(s, block, 0);
-        join(s, (s.bytes(&block[2..]), d, d), rows, to);
+    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
+        let bytes = s.bytes(&block[2..]);
+        each(0, Weights { bytes, scales: bytes });
+        Rest { d: s.eight(half(s, block, 0)), least: [s.eight(0.0); 2] }
     }
 }
 
@@ -80,49 +89,68 @@ pub(super) struct Q4Zero;
 impl Format for Q4Zero {
     const LEN: usize = 32;
     const BYTES: usize = 18;
+    const HAS_SCALES: bool = false;
+    const LEAST: usize = 0;
 
     #[inline(always)]
-    fn add<S: Simd, const R: usize>(
-        s: S,
-        block: &[u8],
-        rows: &[Activations<'_>; R],
-        to: (usize, &mut [S::Eight; R]),
-    ) {
-        let d = half(s, block, 0);
-        join(s, (s.less(s.nibbles(&block[2..]), 8), d, d), rows, to);
+    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
+        let bytes = s.less(s.nibbles(&block[2..]), 8);
+        each(0, Weights { bytes, scales: bytes });
+        Rest { d: s.eight(half(s, block, 0)), least: [s.eight(0.0); 2] }
     }
 }
 
-/// Eight scales and eight least values of 6 bits in 12 bytes, times those of the block.
-#[inline(always)]
-fn scales_and_least<S: Simd>(s: S, block: &[u8]) -> ([f32; 8], [f32; 8]) {
-    let (d, least, packed) = (half(s, block, 0), half(s, block, 2), &block[4..16]);
-    let scale = |group: usize| match group {
-        0..4 => packed[group] & 0x3f,
-        _ => packed[group + 4] & 0xf | packed[group - 4] >> 2 & 0x30,
-    };
-    let low = |group: usize| match group {
-        0..4 => packed[group + 4] & 0x3f,
-        _ => packed[group + 4] >> 4 | packed[group] >> 2 & 0x30,
-    };
-    (
-        std::array::from_fn(|group| d * f32::from(scale(group))),
-        std::array::from_fn(|group| -least * f32::from(low(group))),
-    )
+/// A scale of 8 bits lies in the upper half of 16: the lower half costs nothing, and this takes it away.
+const BELOW: f32 = 1.0 / 256.0;
+
+/// For `pick`: byte `low` of 16 to the upper halves of 8 i16, and byte `high` to 8 more.
+const fn places(low: u8, high: u8) -> [u8; 32] {
+    let mut places = [0x80; 32];
+    let mut idx = 0;
+    while idx < 8 {
+        places[2 * idx + 1] = low;
+        places[2 * idx + 17] = high;
+        idx += 1;
+    }
+    places
 }
 
-/// Takes the least values' products with the sums of activations.
+/// One scale a group.
+static WHOLE: [[u8; 32]; 8] = [
+    places(0, 0),
+    places(1, 1),
+    places(2, 2),
+    places(3, 3),
+    places(4, 4),
+    places(5, 5),
+    places(6, 6),
+    places(7, 7),
+];
+
+/// Two scales a group.
+static HALVES: [[u8; 32]; 8] = [
+    places(0, 1),
+    places(2, 3),
+    places(4, 5),
+    places(6, 7),
+    places(8, 9),
+    places(10, 11),
+    places(12, 13),
+    places(14, 15),
+];
+
+/// Eight scales and eight least values of 6 bits in 12 bytes: the scales for `pick`, and what joins at
+/// the end.
 #[inline(always)]
-fn join_least<S: Simd, const R: usize>(
-    s: S,
-    least: &[f32; 8],
-    rows: &[Activations<'_>; R],
-    (at, sums): (usize, &mut [S::Eight; R]),
-) {
-    let least = s.load_eight(least);
-    for (row, sum) in rows.iter().zip(sums) {
-        *sum = s.fma_eight(least, s.load_eight(&row.totals[at..at + 8]), *sum);
-    }
+fn scales_and_least<S: Simd>(s: S, block: &[u8]) -> (S::B, Rest<S>) {
+    let [first, second, third] = [word(block, 4), word(block, 8), word(block, 12)];
+    let upper = |packed: u32| packed >> 2 & 0x3030_3030;
+    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let scales = pair(first & 0x3f3f_3f3f, third & 0x0f0f_0f0f | upper(first));
+    let least = pair(second & 0x3f3f_3f3f, third >> 4 & 0x0f0f_0f0f | upper(second));
+    let least = s.mul_eight(s.eight_of(least), s.eight(-half(s, block, 2)));
+    let rest = Rest { d: s.eight(half(s, block, 0) * BELOW), least: [least, s.eight(0.0)] };
+    (s.twice(u128::from(scales)), rest)
 }
 
 /// `d`, `d` of least values, 12 bytes of scales, 128 bytes of which 32 hold 64 elements, the low
@@ -132,23 +160,21 @@ pub(super) struct Q4K;
 impl Format for Q4K {
     const LEN: usize = 256;
     const BYTES: usize = 144;
+    const HAS_SCALES: bool = true;
+    const LEAST: usize = 1;
 
     #[inline(always)]
-    fn add<S: Simd, const R: usize>(
-        s: S,
-        block: &[u8],
-        rows: &[Activations<'_>; R],
-        (at, sums): (usize, &mut [S::Eight; R]),
-    ) {
-        let (scales, least) = scales_and_least(s, block);
-        for (idx, packed) in block[16..144].chunks_exact(32).enumerate() {
-            let packed = s.bytes(packed);
-            let (low, high) = (s.and(packed, 0xf), s.and(s.down(packed, 4), 0xf));
-            let (first, second) = (scales[2 * idx], scales[2 * idx + 1]);
-            join(s, (low, first, first), rows, (at + 2 * idx, sums));
-            join(s, (high, second, second), rows, (at + 2 * idx + 1, sums));
+    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
+        let (scales, rest) = scales_and_least(s, block);
+        let mut give = |idx: usize, bytes: S::B| {
+            each(idx, Weights { bytes, scales: s.pick(scales, &WHOLE[idx]) });
+        };
+        for idx in 0..4 {
+            let packed = s.bytes(&block[16 + 32 * idx..]);
+            give(2 * idx, s.and(packed, 0xf));
+            give(2 * idx + 1, s.and(s.down(packed, 4), 0xf));
         }
-        join_least(s, &least, rows, (at, sums));
+        rest
     }
 }
 
@@ -158,49 +184,42 @@ pub(super) struct Q5K;
 impl Format for Q5K {
     const LEN: usize = 256;
     const BYTES: usize = 176;
+    const HAS_SCALES: bool = true;
+    const LEAST: usize = 1;
 
     #[inline(always)]
-    fn add<S: Simd, const R: usize>(
-        s: S,
-        block: &[u8],
-        rows: &[Activations<'_>; R],
-        (at, sums): (usize, &mut [S::Eight; R]),
-    ) {
-        let (scales, least) = scales_and_least(s, block);
+    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
+        let (scales, rest) = scales_and_least(s, block);
         let fifths = s.bytes(&block[16..48]);
-        let fifth = |group: usize| {
-            let moved = if group < 4 { s.up(fifths, 4 - group) } else { s.down(fifths, group - 4) };
-            s.and(moved, 0x10)
+        let mut give = |idx: usize, four: S::B| {
+            let moved = if idx < 4 { s.up(fifths, 4 - idx) } else { s.down(fifths, idx - 4) };
+            let bytes = s.or(four, s.and(moved, 0x10));
+            each(idx, Weights { bytes, scales: s.pick(scales, &WHOLE[idx]) });
         };
-        for (idx, packed) in block[48..176].chunks_exact(32).enumerate() {
-            let packed = s.bytes(packed);
-            let low = s.or(s.and(packed, 0xf), fifth(2 * idx));
-            let high = s.or(s.and(s.down(packed, 4), 0xf), fifth(2 * idx + 1));
-            let (first, second) = (scales[2 * idx], scales[2 * idx + 1]);
-            join(s, (low, first, first), rows, (at + 2 * idx, sums));
-            join(s, (high, second, second), rows, (at + 2 * idx + 1, sums));
+        for idx in 0..4 {
+            let packed = s.bytes(&block[48 + 32 * idx..]);
+            give(2 * idx, s.and(packed, 0xf));
+            give(2 * idx + 1, s.and(s.down(packed, 4), 0xf));
         }
-        join_least(s, &least, rows, (at, sums));
+        rest
     }
 }
 
 /// Four low bits of each element in 128 bytes, of which 64 hold 128; two high bits in 64 bytes, of which
-/// 32 hold 128; 16 signed scales, `d`. Elements are less 32.
+/// 32 hold 128; 16 signed scales, `d`. Elements are less 32, which becomes least values.
 pub(super) struct Q6K;
 
 impl Format for Q6K {
     const LEN: usize = 256;
     const BYTES: usize = 210;
+    const HAS_SCALES: bool = true;
+    const LEAST: usize = 2;
 
     #[inline(always)]
-    fn add<S: Simd, const R: usize>(
-        s: S,
-        block: &[u8],
-        rows: &[Activations<'_>; R],
-        (at, sums): (usize, &mut [S::Eight; R]),
-    ) {
+    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
         let d = half(s, block, 208);
-        let scale = |idx: usize| d * f32::from(block[192 + idx].cast_signed());
+        let packed = [long(block, 192), long(block, 200)];
+        let scales = s.twice(u128::from(packed[0]) | u128::from(packed[1]) << 64);
         for part in 0..2 {
             let low = [s.bytes(&block[part * 64..]), s.bytes(&block[part * 64 + 32..])];
             let high = s.bytes(&block[128 + part * 32..]);
@@ -211,11 +230,12 @@ impl Format for Q6K {
                     0..2 => s.up(high, 4 - 2 * group),
                     _ => s.down(high, 2 * group - 4),
                 };
-                let weights = s.less(s.or(four, s.and(two, 0x30)), 32);
                 let idx = part * 4 + group;
-                let scales = (weights, scale(2 * idx), scale(2 * idx + 1));
-                join(s, scales, rows, (at + idx, sums));
+                let bytes = s.or(four, s.and(two, 0x30));
+                each(idx, Weights { bytes, scales: s.pick(scales, &HALVES[idx]) });
             }
         }
+        let least = packed.map(|eight| s.mul_eight(s.eight_of(eight), s.eight(-32.0 * d)));
+        Rest { d: s.eight(d * BELOW), least }
     }
 }

@@ -10,27 +10,45 @@
 //! ```
 //!
 //! Rounding activations to 127 steps of a block's largest value costs about 0.4 % of an element's size,
-//! at random, which is below the weights' own error even at 8 bits. A weight is decoded once for four rows.
-//! This is for few rows, where memory decides; a [`Matrix`](crate::Matrix) of 8 bits is faster for many.
+//! at random, which is below the weights' own error even at 8 bits.
+//!
+//! One row reads blocks as they lie in the file: memory decides. For several, a few columns are unpacked
+//! to bytes (`product`), which all rows of a tile are multiplied with:
+//!
+//! ```text
+//! all threads: make bytes of the activations, each some rows
+//! each thread, for its columns:
+//!   for each tile of rows:                 their bytes fit the second-level cache
+//!     for each four columns:
+//!       for each piece along n_in:         four columns of it fit the first-level cache
+//!         unpack it
+//!         for each two rows of the tile: multiply
+//!     epilogue
+//! ```
 //!
 //! A row's result doesn't depend on its batch or on the number of threads. An activation that is not
 //! finite makes its row NaN.
 
+use std::ops::Range;
+
 use crate::error::{KernelError, length};
 use crate::matmul::Epilogue;
-use crate::matmul::drive::quantise;
 use crate::matmul::epilogue::{Place, finish};
 use crate::memory::{Region, Scratch, aligned};
 use crate::pool::{Cpu, Parts, part};
 use crate::vector::{Arithmetic, Simd};
 
 mod format;
+mod product;
+mod quantise;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 
-use format::{Activations, Format, Q4K, Q4Zero, Q5K, Q6K, Q8Zero};
+use format::{Format, Q4K, Q4Zero, Q5K, Q6K, Q8Zero};
+use product::Sums;
+use quantise::Row;
 
 /// A type of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +85,15 @@ impl BlockFormat {
             Self::Q6K => 210,
         }
     }
+
+    /// Sums of activations that least values want of each 32.
+    fn n_totals(self) -> usize {
+        match self {
+            Self::Q8Zero | Self::Q4Zero => 0,
+            Self::Q4K | Self::Q5K => 1,
+            Self::Q6K => 2,
+        }
+    }
 }
 
 /// Elements of activations that share a scale.
@@ -74,6 +101,12 @@ const GROUP: usize = 32;
 
 /// Columns that a thread computes before their epilogue.
 const COLUMNS: usize = 32;
+
+/// Elements of a piece along `n_in`.
+const PIECE: usize = 2048;
+
+/// Rows of a tile, at most.
+const ROWS: usize = 128;
 
 /// Weights of a linear layer, `[n_out, n_in]`, in rows of blocks.
 #[derive(Clone, Copy)]
@@ -170,13 +203,17 @@ impl<'a> BlockMatrix<'a> {
     }
 }
 
-/// Where things are in the scratch memory: bytes `[n_rows, n_in]`, scales and sums
-/// `[n_rows, n_in / 32]`, sums of products `[n_rows, COLUMNS]` a thread.
+/// Where things are in the scratch memory. For each piece of `n_in`, one after the other: bytes
+/// `[n_rows, n_piece]`, scales `[n_rows, n_piece / 32]`, totals with room for two a scale. For each
+/// thread: sums of lanes `[rows of a tile]`, sums of products `[rows of a tile, COLUMNS]`, unpacked
+/// blocks of a piece.
 struct Plan {
     scales_at: usize,
     totals_at: usize,
+    thread_at: usize,
+    thread_stride: usize,
     sums_at: usize,
-    sums_stride: usize,
+    tile_at: usize,
     n_bytes: usize,
 }
 
@@ -185,15 +222,14 @@ impl Plan {
         let n_groups = n_rows * matrix.n_in / GROUP;
         let scales_at = aligned(n_rows * matrix.n_in);
         let totals_at = scales_at + aligned(n_groups * 4);
-        let sums_at = totals_at + aligned(n_groups * 4);
-        let sums_stride = aligned(n_rows * COLUMNS * 4);
-        Self {
-            scales_at,
-            totals_at,
-            sums_at,
-            sums_stride,
-            n_bytes: sums_at + sums_stride * n_threads,
-        }
+        let thread_at = totals_at + aligned(n_groups * 8);
+        let tile_rows = n_rows.min(ROWS);
+        let sums_at = aligned(tile_rows * size_of::<Sums>());
+        let tile_at = sums_at + aligned(tile_rows * COLUMNS * 4);
+        // At most a scale and a least value of 32 bytes with each 32, and as much again a block.
+        let thread_stride = tile_at + aligned(PIECE * product::COLUMNS * 3);
+        let n_bytes = thread_at + thread_stride * n_threads;
+        Self { scales_at, totals_at, thread_at, thread_stride, sums_at, tile_at, n_bytes }
     }
 }
 
@@ -208,10 +244,31 @@ struct Job<'a> {
     scratch: Region<'a>,
 }
 
+impl Job<'_> {
+    /// The pieces of `n_in`, which lie one after the other; one row is a piece as it is.
+    fn pieces(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let n_in = self.matrix.n_in;
+        let len = if self.n_rows == 1 { n_in } else { PIECE };
+        (0..n_in).step_by(len).map(move |start| start..n_in.min(start + len))
+    }
+
+    /// Where a row's piece lies.
+    fn row(&self, row: usize, piece: &Range<usize>) -> Row {
+        // In elements: of the pieces before, of the rows before.
+        let at = self.n_rows * piece.start + row * piece.len();
+        let n_groups = piece.len() / GROUP;
+        Row {
+            bytes: self.scratch.at(at, piece.len()),
+            scales: self.scratch.at(self.plan.scales_at + at / GROUP * 4, n_groups * 4),
+            totals: self.scratch.at(self.plan.totals_at + at / GROUP * 8, n_groups * 8),
+        }
+    }
+}
+
 /// Makes bytes of some rows.
 struct Quantise<'a> {
     job: &'a Job<'a>,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
 }
 
 impl Arithmetic for Quantise<'_> {
@@ -219,31 +276,14 @@ impl Arithmetic for Quantise<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (n_in, plan) = (self.job.matrix.n_in, &self.job.plan);
-        let n_groups = n_in / GROUP;
+        let n_in = self.job.matrix.n_in;
+        let n_totals = self.job.matrix.format.n_totals();
         for row in self.rows {
-            let scratch = self.job.scratch;
-            // SAFETY: each row is quantised by one thread, before any reads it.
-            let (bytes, scales, totals) = unsafe {
-                let at = row * n_groups * 4;
-                (
-                    std::slice::from_raw_parts_mut(scratch.at::<i8>(row * n_in, n_in), n_in),
-                    std::slice::from_raw_parts_mut(
-                        scratch.at::<f32>(plan.scales_at + at, n_groups * 4),
-                        n_groups,
-                    ),
-                    std::slice::from_raw_parts_mut(
-                        scratch.at::<f32>(plan.totals_at + at, n_groups * 4),
-                        n_groups,
-                    ),
-                )
-            };
-            let values = self.job.activations[row * n_in..(row + 1) * n_in].chunks_exact(GROUP);
-            let groups = values.zip(bytes.chunks_exact_mut(GROUP));
-            for ((values, bytes), (scale, total)) in groups.zip(scales.iter_mut().zip(totals)) {
-                *scale = quantise(s, values, bytes);
-                let sum: i32 = bytes.iter().map(|byte| i32::from(*byte)).sum();
-                *total = *scale * sum as f32;
+            let values = &self.job.activations[row * n_in..(row + 1) * n_in];
+            for piece in self.job.pieces() {
+                let to = self.job.row(row, &piece);
+                // SAFETY: each row is quantised by one thread, before any reads it.
+                unsafe { quantise::quantise(s, &values[piece], n_totals, to) };
             }
         }
     }
@@ -253,7 +293,7 @@ impl Arithmetic for Quantise<'_> {
 struct Compute<'a> {
     job: &'a Job<'a>,
     thread_idx: usize,
-    columns: std::ops::Range<usize>,
+    columns: Range<usize>,
 }
 
 impl Arithmetic for Compute<'_> {
@@ -275,74 +315,106 @@ impl Compute<'_> {
     #[inline(always)]
     fn all<S: Simd, F: Format>(&self, s: S) {
         let job = self.job;
-        let n_sums = job.n_rows * COLUMNS;
-        let at = job.plan.sums_at + self.thread_idx * job.plan.sums_stride;
-        // SAFETY: each thread has sums of its own.
-        let sums: &mut [f32] =
-            unsafe { std::slice::from_raw_parts_mut(job.scratch.at(at, n_sums * 4), n_sums) };
-        let row_bytes = job.matrix.row_bytes();
-        let mut first = self.columns.start;
-        while first < self.columns.end {
-            let n = COLUMNS.min(self.columns.end - first);
-            for column in 0..n {
-                let weights = &job.matrix.bytes[(first + column) * row_bytes..][..row_bytes];
-                let mut row = 0;
-                while row < job.n_rows {
-                    row += match job.n_rows - row {
-                        1 => self.some::<S, F, 1>(s, weights, row, &mut sums[column..]),
-                        2 | 3 => self.some::<S, F, 2>(s, weights, row, &mut sums[column..]),
-                        _ => self.some::<S, F, 4>(s, weights, row, &mut sums[column..]),
-                    };
+        let n_tiles = job.n_rows.div_ceil(ROWS);
+        for tile_idx in 0..n_tiles {
+            let rows = part(job.n_rows, 1, tile_idx, n_tiles);
+            for first in self.columns.clone().step_by(COLUMNS) {
+                let columns = first..self.columns.end.min(first + COLUMNS);
+                self.sums::<S, F>(s, &rows, &columns);
+                let sums = self.memory::<f32>(job.plan.sums_at, rows.len() * COLUMNS);
+                for (row, sums) in rows.clone().zip(sums.chunks_exact(COLUMNS)) {
+                    // Columns beyond the last are another thread's.
+                    let (n_out, n_columns) = (job.matrix.n_out, columns.len());
+                    let place = Place { row, column: first, n_out, sums, other: None, n_columns };
+                    // SAFETY: these columns are this thread's.
+                    unsafe { finish(s, job.epilogue, &place, &job.output) };
                 }
             }
-            for (row, sums) in sums.chunks_exact(COLUMNS).enumerate() {
-                // Columns beyond `n` are another thread's.
-                let n_out = job.matrix.n_out;
-                let place = Place { row, column: first, n_out, sums, other: None, n_columns: n };
-                // SAFETY: these columns are this thread's.
-                unsafe { finish(s, job.epilogue, &place, &job.output) };
-            }
-            first += n;
         }
     }
 
-    /// One column of `R` rows; returns `R`.
+    /// This thread's scratch memory from byte `at` on.
+    #[expect(clippy::mut_from_ref, reason = "a thread takes each of its parts once at a time")]
+    fn memory<T>(&self, at: usize, n: usize) -> &mut [T] {
+        let plan = &self.job.plan;
+        let at = plan.thread_at + self.thread_idx * plan.thread_stride + at;
+        let start = self.job.scratch.at(at, n * size_of::<T>());
+        // SAFETY: each thread has memory of its own, each part of it one type of numbers, and one slice
+        // of a part is used at a time.
+        unsafe { std::slice::from_raw_parts_mut(start, n) }
+    }
+
+    /// The sums of products of some rows and columns.
     #[inline(always)]
-    fn some<S: Simd, F: Format, const R: usize>(
-        &self,
-        s: S,
-        weights: &[u8],
-        row: usize,
-        sums: &mut [f32],
-    ) -> usize {
-        let (n_in, plan) = (self.job.matrix.n_in, &self.job.plan);
-        let scratch = self.job.scratch;
-        let n_groups = n_in / GROUP;
-        let rows: [Activations<'_>; R] = std::array::from_fn(|idx| {
-            let row = row + idx;
-            let at = row * n_groups * 4;
-            // SAFETY: the rows were quantised in the run before, and nobody writes them now.
-            unsafe {
-                Activations {
-                    bytes: std::slice::from_raw_parts(scratch.at(row * n_in, n_in), n_in),
-                    scales: std::slice::from_raw_parts(
-                        scratch.at(plan.scales_at + at, n_groups * 4),
-                        n_groups,
-                    ),
-                    totals: std::slice::from_raw_parts(
-                        scratch.at(plan.totals_at + at, n_groups * 4),
-                        n_groups,
-                    ),
+    fn sums<S: Simd, F: Format>(&self, s: S, rows: &Range<usize>, columns: &Range<usize>) {
+        let job = self.job;
+        let row_bytes = job.matrix.row_bytes();
+        let lanes = self.memory::<Sums>(0, rows.len());
+        let sums = self.memory::<f32>(job.plan.sums_at, rows.len() * COLUMNS);
+        for first in columns.clone().step_by(product::COLUMNS) {
+            // Beyond the last column it is computed again, and not looked at.
+            let from = std::array::from_fn(|idx| {
+                let column = (first + idx).min(columns.end - 1);
+                &job.matrix.bytes[column * row_bytes..(column + 1) * row_bytes]
+            });
+            let at = first - columns.start;
+            if job.n_rows == 1 {
+                let columns = (from.map(<[u8]>::as_ptr), row_bytes / F::BYTES);
+                let row = job.row(0, &(0..job.matrix.n_in));
+                // SAFETY: the row was quantised in the run before; all have the same blocks.
+                let four = unsafe { product::one::<S, F>(s, columns, &row) };
+                sums[at..at + product::COLUMNS].copy_from_slice(&four);
+                continue;
+            }
+            lanes.fill([[0.0; 8]; product::COLUMNS]);
+            for piece in job.pieces() {
+                let bytes = piece.start / F::LEN * F::BYTES..piece.end / F::LEN * F::BYTES;
+                let from = from.map(|column: &[u8]| &column[bytes.clone()]);
+                self.piece::<S, F>(s, from, (rows, &piece), lanes);
+            }
+            for (sums, lanes) in sums.chunks_exact_mut(COLUMNS).zip(&*lanes) {
+                for (sum, lanes) in sums[at..].iter_mut().zip(lanes) {
+                    // SAFETY: there are 8.
+                    *sum = s.sum_eight(unsafe { s.load_eight(lanes.as_ptr()) });
                 }
             }
-        });
-        let mut totals = [s.eight(0.0); R];
-        for (idx, block) in weights.chunks_exact(F::BYTES).enumerate() {
-            F::add(s, block, &rows, (idx * F::LEN / GROUP, &mut totals));
         }
-        for (idx, total) in totals.into_iter().enumerate() {
-            sums[(row + idx) * COLUMNS] = s.sum_eight(total);
+    }
+
+    /// Adds one piece of some rows and of `product::COLUMNS` columns.
+    #[inline(always)]
+    fn piece<S: Simd, F: Format>(
+        &self,
+        s: S,
+        from: [&[u8]; product::COLUMNS],
+        (rows, piece): (&Range<usize>, &Range<usize>),
+        lanes: &mut [Sums],
+    ) {
+        let job = self.job;
+        let n_blocks = piece.len() / F::LEN;
+        let tile = self.memory::<u8>(job.plan.tile_at, n_blocks * product::COLUMNS * F::UNPACKED);
+        for (column, from) in from.iter().enumerate() {
+            for (idx, block) in from.chunks_exact(F::BYTES).enumerate() {
+                let to =
+                    &mut tile[(idx * product::COLUMNS + column) * F::UNPACKED..][..F::UNPACKED];
+                // SAFETY: it is that long.
+                unsafe { product::unpack::<S, F>(s, block, to.as_mut_ptr()) };
+            }
         }
-        R
+        let tile = (tile.as_ptr(), n_blocks);
+        let mut some = lanes.chunks_exact_mut(product::ROWS);
+        let mut row = rows.start;
+        for sums in &mut some {
+            let rows: [Row; product::ROWS] = std::array::from_fn(|idx| job.row(row + idx, piece));
+            // SAFETY: the rows were quantised in the run before; they and the tile have the piece's
+            // blocks, and there are sums for each row.
+            unsafe { product::some::<S, F, _>(s, tile, &rows, sums.as_mut_ptr()) };
+            row += product::ROWS;
+        }
+        if let [sums] = some.into_remainder() {
+            let rows = [job.row(row, piece)];
+            // SAFETY: as above.
+            unsafe { product::some::<S, F, _>(s, tile, &rows, sums) };
+        }
     }
 }

@@ -112,18 +112,24 @@ fn products_are_those_of_the_elements() {
 fn a_row_has_the_same_bits_in_any_batch() {
     let mut random = Random::new(13);
     let pools = [1, 2].map(|n| Pool::new(NonZeroUsize::new(n).unwrap()).unwrap());
+    // More than a piece, and more rows than a tile.
+    let (n_out, n_in, most) = (46, 2304, 133);
     for format in ALL {
-        let bytes = blocks(&mut random, format, 50 * 2);
-        let matrix = BlockMatrix::new(format, &bytes, 2 * format.block_len()).unwrap();
-        let x = random.floats(9 * matrix.n_in());
+        let bytes = blocks(&mut random, format, n_out * n_in / format.block_len());
+        let matrix = BlockMatrix::new(format, &bytes, n_in).unwrap();
+        let x = random.floats(most * n_in);
         for isa in Isa::available() {
             let none = Epilogue::default();
             let all = multiply(Cpu { isa, pool: &pools[0] }, &matrix, &x, &none);
-            for n_rows in 1..9 {
-                let x = &x[..n_rows * matrix.n_in()];
-                let some = multiply(Cpu { isa, pool: &pools[1] }, &matrix, x, &none);
-                assert!(some == all[..n_rows * 50], "{isa} {format:?} {n_rows}");
+            for n_rows in (1..9).chain([31, 129]) {
+                let some =
+                    multiply(Cpu { isa, pool: &pools[1] }, &matrix, &x[..n_rows * n_in], &none);
+                assert!(some == all[..n_rows * n_out], "{isa} {format:?} {n_rows}");
             }
+            // The last row alone, too: it was the odd one of its tile.
+            let last =
+                multiply(Cpu { isa, pool: &pools[0] }, &matrix, &x[(most - 1) * n_in..], &none);
+            assert!(last == all[(most - 1) * n_out..], "{isa} {format:?}");
         }
     }
 }

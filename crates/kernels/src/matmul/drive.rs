@@ -21,8 +21,11 @@ use crate::memory::{Region, Scratch, aligned};
 use crate::pool::{Parts, Pool, part};
 use crate::vector::{Arithmetic, Simd};
 
-/// Steps of a piece: 256 times two vectors are half of a first-level cache.
-const PIECE: usize = 256;
+/// Bytes of a piece of a panel: half of a first-level cache.
+const PIECE: usize = 16 << 10;
+
+/// Steps of a piece, at most: the rows' part of it, 4 bytes each, is in that cache, too.
+const PIECE_STEPS: usize = 512;
 
 /// Panels whose sums are kept at once.
 const PANELS: usize = 8;
@@ -199,7 +202,7 @@ fn pack_bytes<S: Simd>(
 
 /// A row to bytes from -127 to 127; returns what one stands for, NaN where the row is not finite.
 #[inline(always)]
-pub(crate) fn quantise<S: Simd>(s: S, values: &[f32], bytes: &mut [i8]) -> f32 {
+fn quantise<S: Simd>(s: S, values: &[f32], bytes: &mut [i8]) -> f32 {
     let (mut largest, mut probe) = (s.splat(0.0), s.splat(0.0));
     for chunk in values.chunks(S::LANES) {
         // SAFETY: the chunk is as long as that.
@@ -210,7 +213,14 @@ pub(crate) fn quantise<S: Simd>(s: S, values: &[f32], bytes: &mut [i8]) -> f32 {
     let largest = s.largest(largest);
     let scale = largest / 127.0;
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-    for (byte, x) in bytes.iter_mut().zip(values) {
+    let (groups, rest) = values.as_chunks::<32>();
+    let (to, to_rest) = bytes.as_chunks_mut::<32>();
+    for (to, group) in to.iter_mut().zip(groups) {
+        let rounded = s.round_bytes(group, inverse);
+        // SAFETY: there are 32.
+        unsafe { s.store_bytes_32(to.as_mut_ptr().cast(), rounded) };
+    }
+    for (byte, x) in to_rest.iter_mut().zip(rest) {
         // Added to this, a number of up to 22 bits is rounded to an integer in the lowest bits.
         const SHIFT: f32 = 12_582_912.0;
         *byte = (x * inverse + SHIFT).to_bits() as i8;
@@ -295,7 +305,10 @@ impl Share {
             false => job.activations.as_ptr().cast(),
         };
         // A single block has no need for pieces: nothing is read twice.
-        let piece = if blocks.len() == 1 { matrix.steps } else { PIECE };
+        let piece = match blocks.len() {
+            1 => matrix.steps,
+            _ => (PIECE * matrix.steps / matrix.panel_bytes()).clamp(64, PIECE_STEPS),
+        };
         let at_once = match blocks.len() {
             1 => tile::panels_at_once(tile_rows.len(), matrix.geometry.max_rows),
             _ => 1,
@@ -349,20 +362,21 @@ impl Share {
         // SAFETY: u32 and f32 have the same size and alignment, and all bits are numbers.
         let sums: &[f32] = unsafe { std::slice::from_raw_parts(sums.as_ptr().cast(), sums.len()) };
         let of_panel = rows.len() * width;
-        for (unit, sums) in sums.chunks_exact(of_panel * per_unit).enumerate() {
-            let (gate, other) = sums.split_at(of_panel);
-            for (idx, sums) in gate.chunks_exact(width).enumerate() {
+        // Row by row: lines of the output that lie side by side are written one after the other.
+        for (idx, row) in rows.clone().enumerate() {
+            for unit in 0..self.n_units {
+                let at = unit * per_unit * of_panel + idx * width;
                 let other = match matrix.layout {
                     Layout::Plain => None,
-                    Layout::Gated => Some(&other[idx * width..(idx + 1) * width]),
+                    Layout::Gated => Some(&sums[at + of_panel..at + of_panel + width]),
                 };
                 let column = (self.first + unit) * width;
                 let place = Place {
-                    row: rows.start + idx,
+                    row,
                     column,
                     n_out: matrix.n_out,
                     n_columns: width.min(matrix.n_out - column),
-                    sums,
+                    sums: &sums[at..at + width],
                     other,
                 };
                 // SAFETY: a row of a panel is computed by one thread.
@@ -385,14 +399,32 @@ impl Share {
         for (panel, sums) in sums.chunks_exact_mut(rows.len() * width).enumerate() {
             let columns = (first_panel + panel) * width..(first_panel + panel + 1) * width;
             let (scales, offsets) = (&matrix.scales[columns.clone()], &matrix.sums[columns]);
+            if S::OFFSET != 0 {
+                for sums in sums.chunks_exact_mut(width) {
+                    subtract(sums, offsets, S::OFFSET);
+                }
+            }
             for (sums, row_scale) in sums.chunks_exact_mut(width).zip(row_scales) {
-                let columns = sums.iter_mut().zip(scales.iter().zip(offsets));
-                for (sum, (scale, offset)) in columns {
-                    let exact = sum.cast_signed().wrapping_sub(S::OFFSET.wrapping_mul(*offset));
-                    *sum = (exact as f32 * (row_scale * scale)).to_bits();
+                let row_scale = s.splat(*row_scale);
+                for (sums, scales) in
+                    sums.chunks_exact_mut(S::LANES).zip(scales.chunks_exact(S::LANES))
+                {
+                    // SAFETY: there are as many of each; i32, u32 and f32 have the same size.
+                    unsafe {
+                        let sum = s.to_float(s.load_int(sums.as_ptr().cast()));
+                        let scale = s.mul(row_scale, s.load(scales.as_ptr()));
+                        s.store(sums.as_mut_ptr().cast(), s.mul(sum, scale));
+                    }
                 }
             }
         }
-        let _ = s;
+    }
+}
+
+/// Takes away what `offset` added to each activation added to the sums of columns.
+#[inline(always)]
+fn subtract(sums: &mut [u32], of_columns: &[i32], offset: i32) {
+    for (sum, column) in sums.iter_mut().zip(of_columns) {
+        *sum = sum.cast_signed().wrapping_sub(offset.wrapping_mul(*column)).cast_unsigned();
     }
 }

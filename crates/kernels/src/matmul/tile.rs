@@ -37,7 +37,7 @@ pub(super) fn panels_at_once(n_rows: usize, max_rows: usize) -> usize {
     match n_rows {
         1 => MAX_PANELS,
         2 => 2,
-        // Bytes have too few registers for that.
+        // Where there are registers for the sums of six.
         3 if max_rows >= 6 => 2,
         _ => 1,
     }
@@ -53,7 +53,7 @@ pub(super) unsafe fn add<S: Simd, P: Product<S>>(s: S, block: &Block<P::Element,
     macro_rules! by_rows {
         ($($rows:literal)*) => {
             match block.n_rows {
-                $($rows if $rows <= S::MAX_ROWS => {
+                $($rows if const { $rows <= S::MAX_ROWS } => {
                     // SAFETY: the caller vouches for what the block describes.
                     unsafe { fixed::<S, P, $rows, 1>(s, block) }
                 })*
@@ -67,7 +67,7 @@ pub(super) unsafe fn add<S: Simd, P: Product<S>>(s: S, block: &Block<P::Element,
         // SAFETY: as above.
         (2, 2) => unsafe { fixed::<S, P, 2, 2>(s, block) },
         // SAFETY: as above.
-        (3, 2) if S::MAX_ROWS >= 3 => unsafe { fixed::<S, P, 3, 2>(s, block) },
+        (3, 2) if const { S::MAX_ROWS >= 3 } => unsafe { fixed::<S, P, 3, 2>(s, block) },
         _ => by_rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14),
     }
 }
@@ -98,7 +98,8 @@ unsafe fn fixed<S: Simd, P: Product<S>, const R: usize, const N: usize>(
         std::array::from_fn(|n| block.panels.wrapping_add(n * block.panel_stride));
     for _ in 0..block.steps {
         for (sums, panel) in sums.iter_mut().zip(&mut panels) {
-            if N > 1 {
+            // Blocks in between load as much as the machine can without.
+            if N > 1 || R > 4 {
                 s.prefetch(panel.wrapping_byte_add(AHEAD).cast());
             }
             // SAFETY: the panel has this step.
@@ -125,5 +126,6 @@ unsafe fn fixed<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     }
 }
 
-/// Bytes ahead of a panel's stream that are asked for, where few rows make it a matter of memory.
+/// Bytes ahead of a panel's stream that are asked for: with few rows all of it comes from memory, with
+/// many the first block's.
 const AHEAD: usize = 1024;

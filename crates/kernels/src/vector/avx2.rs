@@ -63,7 +63,7 @@ unsafe fn halves(a: __m256) -> (__m128, __m128) {
 impl Simd for Avx2 {
     const LANES: usize = 8;
     const MAX_ROWS: usize = 6;
-    const MAX_BYTE_ROWS: usize = 4;
+    const MAX_BYTE_ROWS: usize = 6;
     const BLOCKS: usize = 24;
     const GROUP: usize = 2;
     const OFFSET: i32 = 0;

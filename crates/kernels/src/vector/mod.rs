@@ -34,7 +34,7 @@ pub(crate) trait Simd: bytes::Bytes {
     const LANES: usize;
     /// Rows of a product that are summed at once, two vectors each, without running out of registers.
     const MAX_ROWS: usize;
-    /// The same for products of bytes, which need a register more for each product.
+    /// The same for products of bytes, which may need a register more for each product.
     const MAX_BYTE_ROWS: usize;
     /// Blocks of `MAX_ROWS` rows whose activations stay in the second-level cache.
     const BLOCKS: usize;
