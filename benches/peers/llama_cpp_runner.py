@@ -8,7 +8,8 @@ import numpy
 
 from runner import Unsupported, serve
 
-N_CONTEXT, N_SEQUENCES, N_BATCH = 8192, 16, 2048
+# A sequence has its own part of the context.
+N_CONTEXT, N_SEQUENCES, N_BATCH = 16 * 1024, 16, 2048
 
 
 class Model:

@@ -47,6 +47,9 @@ pub struct Ready {
     pub load_seconds: f64,
     /// The engine or library, with its version.
     pub version: String,
+    /// What it warned of: options that have no effect, for one.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// Work that was done.

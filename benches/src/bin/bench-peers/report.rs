@@ -132,6 +132,11 @@ impl Section {
                 outcome.load_seconds
             );
         }
+        for outcome in &self.outcomes {
+            for warning in &outcome.warnings {
+                let _ = writeln!(out, "\nWarning of {}: {warning}", outcome.label());
+            }
+        }
     }
 }
 
@@ -255,6 +260,7 @@ fn outcome(outcome: &Outcome, names: &[&str]) -> Value {
         "group": outcome.sitting + 1,
         "version": outcome.version,
         "load_seconds": outcome.load_seconds,
+        "warnings": outcome.warnings,
         "peak_bytes": outcome.peak_bytes,
         "cosine": outcome.cosine,
         "fault": outcome.fault,
@@ -276,6 +282,7 @@ mod tests {
             sitting: 0,
             version: format!("{name} 1"),
             load_seconds: 0.5,
+            warnings: Vec::new(),
             peak_bytes: Some(3 << 20),
             cosine: None,
             fault: None,

@@ -41,6 +41,8 @@ pub(crate) struct Outcome {
     pub(crate) sitting: usize,
     pub(crate) version: String,
     pub(crate) load_seconds: f64,
+    /// What it warned of while it loaded.
+    pub(crate) warnings: Vec<String>,
     pub(crate) peak_bytes: Option<u64>,
     /// The cosine of its values with the yardstick's, where it has some.
     pub(crate) cosine: Option<f64>,
@@ -112,6 +114,7 @@ fn enter(seat: &Seat, sitting: usize, runner: Runner) -> Entrant {
         sitting,
         version: runner.ready.version.clone(),
         load_seconds: runner.ready.load_seconds,
+        warnings: runner.ready.warnings.clone(),
         peak_bytes: None,
         cosine: None,
         fault: None,

@@ -56,7 +56,7 @@ impl Runner {
             lines.take_while(|line| sender.send(line.clone()).is_ok()).for_each(drop);
         });
         let stdin = child.stdin.take();
-        let ready = Ready { load_seconds: 0.0, version: String::new() };
+        let ready = Ready { load_seconds: 0.0, version: String::new(), warnings: Vec::new() };
         let mut runner = Self { child, stdin, lines, log, ready };
         match runner.line(LOAD_TIMEOUT)? {
             Line::Ready(ready) => runner.ready = ready,

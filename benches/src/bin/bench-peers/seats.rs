@@ -59,22 +59,25 @@ impl Field {
     ) -> Result<Vec<Vec<(Seat, PathBuf)>>> {
         let hf =
             python.form(model.name, "hf").context("torch is what the others are checked with")?;
+        let yardstick = || {
+            let seat = peer_seat(&PEERS[0], Format::F32, &hf, arguments, python);
+            vec![with_log(seat, model, python)]
+        };
         let budget = machine::available_bytes().unwrap_or(u64::MAX) / 10 * 9;
-        let (mut sittings, mut free): (Vec<Vec<(Seat, PathBuf)>>, u64) = (Vec::new(), 0);
+        let room = budget.saturating_sub(bytes(model, Format::F32));
+        let (mut sittings, mut sitting, mut free) = (Vec::new(), yardstick(), room);
         for format in Format::ALL.into_iter().filter(|f| is_chosen(&arguments.formats, f.name())) {
             let needed = bytes(model, format);
             for seat in self.seats(model, format, arguments, python) {
-                if sittings.is_empty() || needed > free {
-                    free = budget.saturating_sub(bytes(model, Format::F32));
-                    let yardstick = peer_seat(&PEERS[0], Format::F32, &hf, arguments, python);
-                    sittings.push(vec![with_log(yardstick, model, python)]);
+                if needed > free && sitting.len() > 1 {
+                    sittings.push(std::mem::replace(&mut sitting, yardstick()));
+                    free = room;
                 }
                 free = free.saturating_sub(needed);
-                if let Some(sitting) = sittings.last_mut() {
-                    sitting.push(with_log(seat, model, python));
-                }
+                sitting.push(with_log(seat, model, python));
             }
         }
+        sittings.push(sitting);
         Ok(sittings)
     }
 

@@ -8,10 +8,12 @@
 
 mod arguments;
 mod beams;
+mod notes;
 mod session;
 
 use std::io::{BufRead, Write};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -21,6 +23,7 @@ use drivetrain_engine::{
 };
 
 use arguments::Arguments;
+use notes::Notes;
 use session::Session;
 
 /// Tokens that commands from `--work` treat as special: those of BART, and harmless elsewhere.
@@ -50,6 +53,7 @@ fn main() -> Result<()> {
 }
 
 fn load(arguments: &Arguments) -> Result<(Box<dyn TokenModel>, Ready)> {
+    let notes = Arc::new(Notes::default());
     let started = Instant::now();
     let engine = EngineLibrary::open(&arguments.plugin)?;
     let info = engine.info();
@@ -62,14 +66,15 @@ fn load(arguments: &Arguments) -> Result<(Box<dyn TokenModel>, Ready)> {
         adapter_dir: None,
         options: Options::new(&pairs),
         n_threads: n_threads.unwrap_or(NonZeroUsize::MIN),
-        services: Services::silent(),
+        services: Services::new(notes.clone()),
     };
     let loaded = engine.load(&request).with_context(|| format!("{} can't load it", info.name))?;
     let LoadedModel::Token(model) = loaded else {
         bail!("{} serves whole requests: it has no forward pass to time", info.name);
     };
     let load_seconds = started.elapsed().as_secs_f64();
-    Ok((model, Ready { load_seconds, version: format!("{} {}", info.name, info.version) }))
+    let version = format!("{} {}", info.name, info.version);
+    Ok((model, Ready { load_seconds, version, warnings: notes.take() }))
 }
 
 /// Answers commands until there are no more.
