@@ -141,7 +141,7 @@ def gguf_form(source, out, kind):
     write(source, out, {"q8_0": types.Q8_0, "q4_0": types.Q4_0}[kind])
 
 
-def traced(source):
+def traced(source, attention):
     """A model whose call takes token ids and gives the hidden states, and an example of its input."""
     import torch
     import transformers
@@ -154,7 +154,9 @@ def traced(source):
         def __init__(self):
             super().__init__()
             kind = transformers.AutoModelForSeq2SeqLM
-            whole = kind.from_pretrained(source, dtype=torch.float32, attn_implementation="sdpa")
+            whole = kind.from_pretrained(
+                source, dtype=torch.float32, attn_implementation=attention
+            )
             self.inner = whole.model
 
         def forward(self, ids, decoder_ids):
@@ -169,7 +171,7 @@ def openvino_form(source, out, kind):
     import openvino
     import torch
 
-    model, example = traced(source)
+    model, example = traced(source, "sdpa")
     with torch.no_grad():
         converted = openvino.convert_model(model, example_input=example)
     if kind == "int8":
@@ -182,7 +184,7 @@ def openvino_form(source, out, kind):
 def onnx_form(source, out, kind):
     import torch
 
-    model, example = traced(source)
+    model, example = traced(source, "eager")
     sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     program = torch.onnx.export(
         model, example, dynamo=True, dynamic_shapes={"ids": sizes, "decoder_ids": sizes}

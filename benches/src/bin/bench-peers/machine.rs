@@ -4,7 +4,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use drivetrain_kernels::{FORCE_VARIABLE, Isa, Pool, peak};
@@ -70,6 +70,26 @@ impl Machine {
 /// Memory that can be taken now.
 pub(crate) fn available_bytes() -> Option<u64> {
     memory_field("MemAvailable:")
+}
+
+/// How many cores are busy now, with whatever: looks for a second.
+pub(crate) fn busy_cores() -> Option<f64> {
+    let before = processor_time()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let after = processor_time()?;
+    let (idle, all) = (after.0 - before.0, after.1 - before.1);
+    let n_cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    (all > 0.0).then(|| (1.0 - idle / all) * n_cores as f64)
+}
+
+/// Time that all cores together were idle, and all of it.
+fn processor_time() -> Option<(f64, f64)> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let line = text.lines().next()?.strip_prefix("cpu ")?;
+    let times: Vec<f64> = line.split_whitespace().filter_map(|time| time.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal, and guests, who are in user already.
+    let all = times.iter().take(8).sum();
+    Some((times.get(3)? + times.get(4)?, all))
 }
 
 fn memory_field(name: &str) -> Option<u64> {

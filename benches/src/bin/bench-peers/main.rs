@@ -49,6 +49,7 @@ fn main() -> Result<()> {
         n_rounds: arguments.n_rounds,
         python: python.version(),
         machine,
+        n_busy: 0.0,
         missing: Vec::new(),
         sections: Vec::new(),
     };
@@ -56,6 +57,13 @@ fn main() -> Result<()> {
     for (model, works) in &chosen {
         let mut outcomes = Vec::new();
         let sittings = field.sittings(model, &arguments, &python)?;
+        report.n_busy = machine::busy_cores().unwrap_or(0.0).max(report.n_busy);
+        if report.is_disturbed() {
+            eprintln!(
+                "other programs keep {:.1} cores busy: times will mean little",
+                report.n_busy
+            );
+        }
         for (idx, seats) in sittings.into_iter().enumerate() {
             let rounds = (idx, arguments.n_rounds);
             outcomes.extend(rounds::sit(model, works, rounds, seats, &mut field.missing)?);

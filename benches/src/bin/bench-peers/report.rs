@@ -21,6 +21,8 @@ pub(crate) struct Report {
     pub(crate) n_rounds: usize,
     pub(crate) python: String,
     pub(crate) machine: Machine,
+    /// Cores that other programs kept busy before a model's turn.
+    pub(crate) n_busy: f64,
     /// Who could not take part, and why.
     pub(crate) missing: Vec<(String, String)>,
     pub(crate) sections: Vec<Section>,
@@ -141,6 +143,12 @@ impl Section {
 }
 
 impl Report {
+    /// Whether other programs took so much that the times mean little: threads that wait for each other
+    /// suffer many times what they lose.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.n_busy > 0.2
+    }
+
     /// Writes `PATH.md` and `PATH.json`.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         if let Some(folder) = path.parent() {
@@ -191,6 +199,13 @@ impl Report {
              their own.",
             self.n_rounds
         );
+        if self.is_disturbed() {
+            let _ = writeln!(
+                out,
+                "\n**Other programs kept {:.1} cores busy: the times mean little.**",
+                self.n_busy
+            );
+        }
         if !self.missing.is_empty() {
             let _ = writeln!(out, "\nLeft out:\n");
             for (who, why) in &self.missing {
@@ -225,6 +240,7 @@ impl Report {
             "rounds": self.n_rounds,
             "python": self.python,
             "machine": self.machine,
+            "busy_cores_before": self.n_busy,
             "left_out": missing,
             "models": sections,
         })
