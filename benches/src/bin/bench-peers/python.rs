@@ -52,7 +52,13 @@ impl Python {
         }
         eprintln!("installing {name}");
         let quietly = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
-        run(Command::new(self.interpreter()).args(quietly).arg(&requirements))?;
+        let mut install = Command::new(self.interpreter());
+        install.args(quietly).arg(&requirements);
+        if std::env::var_os("CMAKE_ARGS").is_none() {
+            // Half of what llama.cpp would build is for images.
+            install.env("CMAKE_ARGS", "-DLLAVA_BUILD=OFF");
+        }
+        run(&mut install)?;
         Ok(fs::write(done, "")?)
     }
 

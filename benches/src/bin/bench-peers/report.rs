@@ -174,7 +174,7 @@ impl Report {
         let _ = writeln!(
             out,
             "`{}` at commit {}.\n\n\
-             {} cores of {}, {:.0} GiB of memory, {} threads each; instruction set {} ({}). \
+             {} cores of {}, {:.0} GiB of memory, threads of each entrant: {}; instruction set {} ({}). \
              Measured with those threads: {:.1} GB/s read from memory, {:.0} GFLOP/s in f32. {}.\n",
             self.command,
             self.commit,
