@@ -1,6 +1,8 @@
-//! `cargo xtask serve | test | dist`: builds, serves, tests and lays out Drivetrain.
+//! `cargo xtask serve | test | dist | bench-peers`: builds, serves, tests, lays out and compares
+//! Drivetrain.
 #![forbid(unsafe_code)]
 
+mod bench_peers;
 mod dist;
 mod process;
 mod serve;
@@ -15,7 +17,10 @@ cargo xtask COMMAND
                     `drivetrain serve ARG ...` from there; without a model it serves the shipped one
   test [FILTER ...] format, lints, documentation and the whole test suite; a filter runs only the
                     tests whose names contain it
-  dist --out DIR    DIR/bin/drivetrain, DIR/lib/drivetrain/plugins/*, DIR/share/drivetrain/models/*";
+  dist --out DIR    DIR/bin/drivetrain, DIR/lib/drivetrain/plugins/*, DIR/share/drivetrain/models/*
+  bench-peers [OPTION ...]
+                    the engines against other libraries, which it installs into a cache; `--help` lists
+                    the options, `--small` is a quick look";
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
@@ -25,6 +30,7 @@ fn main() -> Result<()> {
         (Some("serve"), args) => serve::serve(args),
         (Some("test"), filters) => test::test(filters),
         (Some("dist"), [flag, out]) if flag == "--out" => dist::dist(out.as_ref()),
+        (Some("bench-peers"), args) => bench_peers::bench_peers(args),
         (None | Some("help" | "-h" | "--help"), _) => {
             println!("{USAGE}");
             Ok(())
