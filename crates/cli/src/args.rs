@@ -81,6 +81,14 @@ pub(crate) struct Inspect {
     /// Print the same facts as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+    /// Load the model twice, in f32 and with its settings, and say how far apart their answers are
+    #[arg(long)]
+    pub(crate) accuracy: bool,
+    /// A setting of the model for `--accuracy`, as in `--option quantize=int8`; repeatable
+    #[arg(long = "option", value_name = "KEY=VALUE", requires = "accuracy")]
+    pub(crate) options: Vec<String>,
+    #[command(flatten)]
+    pub(crate) plugins: Plugins,
 }
 
 #[derive(Debug, ClapArgs)]

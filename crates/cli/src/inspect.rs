@@ -1,5 +1,6 @@
 //! `drivetrain inspect`: what a model's files say, read without loading it.
 
+mod accuracy;
 mod keys;
 mod model;
 mod sheet;
@@ -27,7 +28,12 @@ pub(crate) fn inspect(args: &Inspect) -> Result<()> {
     let dir = ModelDir::open(&path, &UnpackOptions::default())?;
     let config = ModelConfig::read(&dir)?;
     let mut sheet = Sheet::default();
-    let result = fill(&mut sheet, &dir, &config);
+    let mut result = fill(&mut sheet, &dir, &config);
+    if args.accuracy && result.is_ok() {
+        let tokenizer = Tokenizer::read_for(&dir, Some(&config.json))?;
+        let files = (&dir, &tokenizer);
+        result = accuracy::measure(&mut sheet, args, files, (&server, &env));
+    }
     sheet.print(args.json);
     result
 }

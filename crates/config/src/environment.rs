@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 
 use crate::secret;
 
@@ -22,6 +23,15 @@ impl Environment {
     /// The variable's value; `None` when it is unset or empty.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// Threads that a model may compute on: what the machine and the control group allow, or fewer if
+    /// `OMP_NUM_THREADS` says so, of whose list the first number counts.
+    pub fn n_threads(&self) -> NonZeroUsize {
+        let most = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let first = self.get("OMP_NUM_THREADS").and_then(|text| text.split(',').next());
+        let wanted = first.and_then(|number| number.trim().parse().ok());
+        wanted.map_or(most, |wanted: NonZeroUsize| wanted.min(most))
     }
 
     /// All variables, in order of their names.
@@ -54,5 +64,25 @@ impl<N: Into<String>, V: Into<String>, const COUNT: usize> From<[(N, V); COUNT]>
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         secret::fmt_pairs(f, self.iter())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_can_be_fewer_than_the_machine_has() {
+        let of = |text: &str| {
+            let pairs = [("OMP_NUM_THREADS".to_owned(), text.to_owned())];
+            pairs.into_iter().collect::<Environment>().n_threads().get()
+        };
+        let most = Environment::default().n_threads().get();
+        assert_eq!(of("1"), 1);
+        assert_eq!(of(" 1,4"), 1);
+        assert_eq!(of("100000"), most);
+        for text in ["", "0", "many"] {
+            assert_eq!(of(text), most, "{text}");
+        }
     }
 }

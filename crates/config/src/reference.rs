@@ -30,7 +30,8 @@ models of the command line, `SERVING_<KEY>` in the environment, SageMaker's vari
 Variables without a key: `HF_MODEL_ID` adds a model (a hub id, an `s3://` prefix or a path) to those
 that are loaded anyway; `SAGEMAKER_BIND_TO_PORT` is the port to listen on, and a management listener
 outside `SAGEMAKER_SAFE_PORT_RANGE` moves to it; `DRIVETRAIN_PLUGINS` lists directories of engine
-libraries, separated as in `PATH`, after those of `--plugins`.
+libraries, separated as in `PATH`, after those of `--plugins`; `OMP_NUM_THREADS` lowers the threads that a
+model computes on.
 
 ";
 

@@ -47,7 +47,7 @@ pub use embedding::{Gather, Onto};
 pub use error::{IsaError, KernelError};
 pub use isa::{FORCE_VARIABLE, Isa};
 pub use matmul::{Activation, Epilogue, Matrix, Precision, Residual, Source};
-pub use memory::Scratch;
+pub use memory::{Floats, Scratch};
 pub use norm::{Norm, NormKind, NormRows};
 pub use pool::{Cpu, Pool, part};
 pub use rotary::{Rotary, RotaryPairs, RotaryRows};

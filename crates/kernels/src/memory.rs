@@ -111,6 +111,48 @@ impl Drop for Buffer {
     }
 }
 
+/// Numbers in memory of their own, zero at first, that go back to the system as a whole. A page of them
+/// takes memory once it is touched.
+pub struct Floats {
+    buffer: Buffer,
+    len: usize,
+}
+
+impl Floats {
+    /// `len` zeros.
+    pub fn zeroed(len: usize) -> Self {
+        Self { buffer: Buffer::new(len * size_of::<f32>(), Pages::Small), len }
+    }
+}
+
+impl std::fmt::Debug for Floats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Floats").field("len", &self.len).finish()
+    }
+}
+
+impl Default for Floats {
+    fn default() -> Self {
+        Self::zeroed(0)
+    }
+}
+
+impl std::ops::Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: the buffer is that long and aligned, and all bits are numbers.
+        unsafe { std::slice::from_raw_parts(self.buffer.as_ptr().cast(), self.len) }
+    }
+}
+
+impl std::ops::DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and it is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.buffer.as_mut_ptr().cast(), self.len) }
+    }
+}
+
 /// Memory that kernels use on the way and that nobody reads afterwards. Reserved at load: a kernel
 /// takes no memory of its own.
 pub struct Scratch(Buffer);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use drivetrain_engine::{AdapterId, EngineError};
 use drivetrain_execution::Runs;
-use drivetrain_kernels::{Cpu, Epilogue, KernelError, Matrix, Precision, Scratch, Source};
+use drivetrain_kernels::{Cpu, Epilogue, Floats, KernelError, Matrix, Precision, Scratch, Source};
 use drivetrain_transformer::LowRank;
 
 use crate::step::compute;
@@ -30,11 +30,11 @@ pub(crate) struct Addition {
 #[derive(Debug, Default)]
 pub(crate) struct AdapterRows {
     /// `[n_rows, rank]`.
-    inner: Vec<f32>,
+    inner: Floats,
     /// `[n_rows, n_out]` of one part.
-    outer: Vec<f32>,
+    outer: Floats,
     /// `[n_rows, n_out]` of all parts.
-    pub(crate) sum: Vec<f32>,
+    pub(crate) sum: Floats,
 }
 
 impl Addition {
@@ -64,9 +64,9 @@ impl Addition {
 impl AdapterRows {
     /// Makes room for adapters of this rank, for sums of `width` columns.
     pub(crate) fn reserve(&mut self, n_rows: usize, rank: usize, width: usize) {
-        let grow = |values: &mut Vec<f32>, n: usize| {
+        let grow = |values: &mut Floats, n: usize| {
             if values.len() < n {
-                values.resize(n, 0.0);
+                *values = Floats::zeroed(n);
             }
         };
         grow(&mut self.inner, n_rows * rank);

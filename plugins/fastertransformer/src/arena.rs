@@ -2,7 +2,7 @@
 //! never touched, and so take no memory.
 
 use drivetrain_execution::{Pick, Runs};
-use drivetrain_kernels::Scratch;
+use drivetrain_kernels::{Floats, Scratch};
 use drivetrain_transformer::{Architecture, FeedForwardForm, Rotary, Stack};
 
 use crate::adapters::AdapterRows;
@@ -12,8 +12,8 @@ use crate::linear::Workspace;
 /// Cosines and sines of each row's angles: `[n_rows, half]`.
 #[derive(Debug)]
 pub(crate) struct Angles {
-    pub(crate) cos: Vec<f32>,
-    pub(crate) sin: Vec<f32>,
+    pub(crate) cos: Floats,
+    pub(crate) sin: Floats,
     pub(crate) half: usize,
 }
 
@@ -21,9 +21,9 @@ pub(crate) struct Angles {
 #[derive(Debug)]
 pub(crate) struct AttentionRows {
     /// Queries, keys and values.
-    pub(crate) qkv: Vec<f32>,
+    pub(crate) qkv: Floats,
     /// `[n_rows, q_width]`.
-    pub(crate) attended: Vec<f32>,
+    pub(crate) attended: Floats,
     /// The angles of the stack that runs, a set for each of its rotations.
     pub(crate) angles: Vec<Angles>,
     /// 0, 1, 2: rows of the angles.
@@ -35,12 +35,12 @@ pub(crate) struct AttentionRows {
 #[derive(Debug, Default)]
 pub(crate) struct ExpertRows {
     /// `[n_rows, n_experts]`.
-    pub(crate) logits: Vec<f32>,
+    pub(crate) logits: Floats,
     pub(crate) picks: Vec<Pick>,
     /// Rows of one expert, `[n_rows, dim]`.
-    pub(crate) x: Vec<f32>,
+    pub(crate) x: Floats,
     /// What it makes of them.
-    pub(crate) y: Vec<f32>,
+    pub(crate) y: Floats,
     pub(crate) runs: Runs,
 }
 
@@ -48,23 +48,23 @@ pub(crate) struct ExpertRows {
 #[derive(Debug)]
 pub(crate) struct Arena {
     /// Hidden states, `[n_rows, dim]`.
-    pub(crate) x: Vec<f32>,
+    pub(crate) x: Floats,
     /// A branch's output, `[n_rows, dim]`.
-    pub(crate) y: Vec<f32>,
+    pub(crate) y: Floats,
     /// A branch's input, `[n_rows, dim]`.
-    pub(crate) normed: Vec<f32>,
+    pub(crate) normed: Floats,
     pub(crate) attention: AttentionRows,
     /// Between the matrices of a feed-forward, `[n_rows, width]`.
-    pub(crate) inner: Vec<f32>,
+    pub(crate) inner: Floats,
     /// The matrix beside a gate, where both are apart, `[n_rows, width]`.
-    pub(crate) beside: Vec<f32>,
+    pub(crate) beside: Floats,
     pub(crate) experts: ExpertRows,
     /// Rows of the token table, `[n_rows, width]`.
-    pub(crate) embedded: Vec<f32>,
+    pub(crate) embedded: Floats,
     /// Tokens of the batch in the order of the rows.
     pub(crate) tokens: Vec<u32>,
     /// What the head reads.
-    pub(crate) head: Vec<f32>,
+    pub(crate) head: Floats,
     pub(crate) workspace: Workspace,
 }
 
@@ -124,10 +124,10 @@ impl Arena {
     ) -> Self {
         let widths = Widths::of(architecture);
         let dim = (architecture.dim as usize).max(architecture.output_dim() as usize);
-        let rows = |width: usize| vec![0.0f32; n_rows * width];
+        let rows = |width: usize| Floats::zeroed(n_rows * width);
         let half = widths_of_rotations(architecture);
         let has_experts = widths.experts > 0;
-        let of_experts = |width: usize| if has_experts { rows(width) } else { Vec::new() };
+        let of_experts = |width: usize| if has_experts { rows(width) } else { Floats::default() };
         Self {
             x: rows(dim),
             y: rows(dim),

@@ -1,6 +1,6 @@
 //! Scores of contents with embedded distances: DeBERTa's disentangled attention.
 
-use drivetrain_kernels::{Epilogue, Heads, KernelError, Matrix, Scratch};
+use drivetrain_kernels::{Epilogue, Floats, Heads, KernelError, Matrix, Scratch};
 use drivetrain_transformer::Disentangled;
 
 use crate::step::Step;
@@ -22,19 +22,19 @@ pub(crate) struct Distances {
 #[derive(Debug, Default)]
 pub(crate) struct DistanceRows {
     /// `[n_rows, head_dim]`.
-    head: Vec<f32>,
+    head: Floats,
     /// `[n_rows, n_table]`.
-    products: Vec<f32>,
+    products: Floats,
     /// `[n_rows, n_heads, n_keys]`.
-    pub(crate) bias: Vec<f32>,
+    pub(crate) bias: Floats,
 }
 
 impl DistanceRows {
     pub(crate) fn new(n_rows: usize, head_dim: usize, n_table: usize, n_scores: usize) -> Self {
         Self {
-            head: vec![0.0; n_rows * head_dim],
-            products: vec![0.0; n_rows * n_table],
-            bias: vec![0.0; n_rows * n_scores],
+            head: Floats::zeroed(n_rows * head_dim),
+            products: Floats::zeroed(n_rows * n_table),
+            bias: Floats::zeroed(n_rows * n_scores),
         }
     }
 }

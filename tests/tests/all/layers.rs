@@ -23,7 +23,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("wrong-engines", &["engine"]),
     ("example", &["engine"]),
-    ("accelerate", &["engine", "artifacts", "transformer"]),
+    ("execution", &["engine", "artifacts", "transformer"]),
+    ("accelerate", &["engine", "execution", "transformer"]),
+    ("fastertransformer", &["engine", "execution", "artifacts", "transformer", "kernels"]),
 ];
 
 /// Packages that may use anything, and that nothing uses.

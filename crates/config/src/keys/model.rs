@@ -212,6 +212,11 @@ const PASSED_OPTIONS: &[Key] = &[
     Key::passed("decoding_strategy", "`greedy`, `sample` or `contrastive`"),
     Key::passed("max_memory", "Memory of each device that weights may take"),
     Key::passed("offload_folder", "Directory for weights that no memory holds"),
+    Key::passed(
+        "kv_cache_dtype",
+        "Element type of cached keys and values: `fp32`, `fp16` or `bf16`",
+    ),
+    Key::passed("deterministic", "The same bits whatever the batch, the chunks and the threads"),
     Key::passed("isolation", "`process` runs the engine in a process of its own"),
     Key::passed("load_in_8bit", "Older spelling of `quantize=bitsandbytes8`"),
     Key::passed("load_in_4bit", "Older spelling of `quantize=bitsandbytes4`"),

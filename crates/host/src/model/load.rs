@@ -120,7 +120,7 @@ fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loade
     let (loaded, text) = thread::scope(|scope| {
         let wanted = config.task.as_ref().map(|task| task.value.as_str());
         let text = scope.spawn(move || ModelText::read(files, wanted));
-        let loaded = load_with(shared, &opened, &candidates);
+        let loaded = load_with(shared, &opened, &candidates, inputs.env.n_threads());
         let text = text.join().unwrap_or_else(|panic| {
             Err(EngineError::internal(format!("tokenizer: {}", panic_text(&*panic))).into())
         });
@@ -203,6 +203,7 @@ fn load_with(
     shared: &Shared,
     opened: &Opened,
     candidates: &[&FoundEngine],
+    n_threads: NonZeroUsize,
 ) -> Result<LoadedModel, HostError> {
     let Opened { config, weights: files, adapter, .. } = opened;
     let local = files.path().to_string_lossy();
@@ -216,7 +217,6 @@ fn load_with(
             false => (key.as_str(), value.as_str()),
         })
         .collect();
-    let n_threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let mut first_error = None;
     for (idx, found) in candidates.iter().enumerate() {
         let engine = found.info.name.as_str();

@@ -58,7 +58,7 @@ fn distance(found: &[f32], expect: &[f32]) -> f32 {
 const FORMS: [(&str, &str, f32); 5] = [
     ("dtype", "fp16", 2e-3),
     ("dtype", "bf16", 2e-2),
-    ("quantize", "int8", 6e-2),
+    ("quantize", "int8", 1e-1),
     ("kv_cache_dtype", "fp16", 2e-3),
     ("kv_cache_dtype", "bf16", 1e-2),
 ];
