@@ -100,6 +100,7 @@ impl Scoring {
 
 /// The matrices of queries, keys and values.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one a layer, made at load")]
 pub(crate) enum Projections<'a> {
     /// One product: a row holds all three.
     Fused(Linear<'a>),

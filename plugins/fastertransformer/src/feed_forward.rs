@@ -9,6 +9,7 @@ use crate::step::Step;
 
 /// The feed-forward branch.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one a layer, made at load")]
 pub(crate) enum FeedForwardLayer<'a> {
     /// One network for all tokens.
     Dense(Network<'a>),
@@ -18,6 +19,7 @@ pub(crate) enum FeedForwardLayer<'a> {
 
 /// What stands ahead of a network's last matrix.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one a layer, made at load")]
 pub(crate) enum Up<'a> {
     /// `act(up x)`.
     Plain(Linear<'a>),

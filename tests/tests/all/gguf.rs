@@ -136,7 +136,7 @@ fn check_blocks(model: &Path, cases: &[Case]) {
         let (ids, log_probs) = answer(&server, case);
         assert_eq!(ids[0], case.new[0], "{}", case.prompt);
         let (found, expected) = (log_probs[0], case.log_probs[0]);
-        assert!((found - expected).abs() < 0.1, "{found}, expected {expected}: {}", case.prompt);
+        assert!((found - expected).abs() < 0.25, "{found}, expected {expected}: {}", case.prompt);
     }
 }
 

@@ -69,7 +69,7 @@ fn settings(pairs: &[String]) -> Result<Vec<(String, String)>> {
     let parse = |pair: &String| match pair.split_once('=') {
         Some((key, value)) => {
             let key = key.strip_prefix("option.").unwrap_or(key);
-            Ok((format!("option.{key}"), value.to_owned()))
+            Ok((key.to_owned(), value.to_owned()))
         }
         None => bail!("--option {pair}: expected KEY=VALUE"),
     };
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn settings_may_have_their_prefix() {
         let found = settings(&["quantize=int8".into(), "option.dtype=bf16".into()]).unwrap();
-        let expect = [("option.quantize", "int8"), ("option.dtype", "bf16")];
+        let expect = [("quantize", "int8"), ("dtype", "bf16")];
         assert!(found.iter().map(|(k, v)| (k.as_str(), v.as_str())).eq(expect));
         assert!(settings(&["quantize".into()]).is_err());
     }
