@@ -10,6 +10,10 @@ pub(crate) const ALIGNMENT: usize = 64;
 /// Size of a huge page, to which larger buffers are aligned.
 const HUGE: usize = 2 << 20;
 
+/// Buffers of this size and more are pages of the system's own: they are zero without a pass over them,
+/// and go back to the system at once.
+const MAPPED: usize = 64 << 10;
+
 /// Which pages a large buffer should have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pages {
@@ -44,7 +48,7 @@ impl Buffer {
     pub(crate) fn new(len: usize, pages: Pages) -> Self {
         let len = len.max(1).next_multiple_of(ALIGNMENT);
         #[cfg(target_os = "linux")]
-        if len >= HUGE
+        if len >= MAPPED
             && let Some(buffer) = Self::mapped(len, pages)
         {
             return buffer;
@@ -62,7 +66,8 @@ impl Buffer {
     /// Pages of the system, which are zero without a pass over them.
     #[cfg(target_os = "linux")]
     fn mapped(len: usize, pages: Pages) -> Option<Self> {
-        let n_bytes = len.checked_add(HUGE)?;
+        let alignment = if len >= HUGE { HUGE } else { ALIGNMENT };
+        let n_bytes = if len >= HUGE { len.checked_add(HUGE)? } else { len };
         let (protection, flags) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a new anonymous mapping touches nothing that exists.
@@ -71,12 +76,13 @@ impl Buffer {
             return None;
         }
         let first = NonNull::new(first.cast::<u8>())?;
-        let offset = first.as_ptr().align_offset(HUGE);
-        // SAFETY: the mapping is a huge page longer than what is used of it.
+        let offset = first.as_ptr().align_offset(alignment);
+        // SAFETY: a mapping begins at a page, and is a huge page longer than what is used of it where it
+        // has to begin at one.
         let start = unsafe { first.add(offset) };
         let advice = match pages {
-            Pages::Huge => libc::MADV_HUGEPAGE,
-            Pages::Small => libc::MADV_NOHUGEPAGE,
+            Pages::Huge if len >= HUGE => libc::MADV_HUGEPAGE,
+            _ => libc::MADV_NOHUGEPAGE,
         };
         // SAFETY: the range is ours, and advice changes nothing that a program sees. Where it's refused,
         // pages are as the system has them.

@@ -187,3 +187,42 @@ fn what_can_be_read_is_shown_of_models_that_cannot_be_served() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("\nlayers        encoder 2, 4 heads"));
     assert!(String::from_utf8_lossy(&output.stderr).contains("has no "));
 }
+
+#[test]
+fn accuracy_is_measured_against_f32() {
+    let plugins = drivetrain_tests::plugins().display().to_string();
+    let run = |model: &str, setting: &str| {
+        let options = ["--accuracy", "--json", "--plugins", plugins.as_str(), "--option", setting];
+        inspect(&fixture(model), &options)
+    };
+    let accuracy = |model: &str, setting: &str| -> Value {
+        let output = run(model, setting);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let facts: Value = serde_json::from_slice(&output.stdout).unwrap();
+        facts["accuracy"].clone()
+    };
+    let number = |found: &Value, key: &str| found[key].as_f64().unwrap();
+    let exact = accuracy("gpt2", "dtype=fp32");
+    assert_eq!(number(&exact, "relative_distance"), 0.0);
+    assert_eq!(number(&exact, "same_best_token"), 1.0);
+    assert_eq!(exact["perplexity"], exact["perplexity_f32"]);
+    // A mantissa of 8 bits, and 127 steps, at each matrix.
+    for (setting, least, most) in [("dtype=bf16", 1e-4, 3e-2), ("option.quantize=int8", 1e-3, 1e-1)]
+    {
+        let found = accuracy("gpt2", setting);
+        assert_eq!(found["perplexity_f32"], exact["perplexity"]);
+        let apart = number(&found, "relative_distance");
+        assert!(apart > least && apart < most, "{setting}: {apart}");
+        let change = number(&found, "perplexity") / number(&found, "perplexity_f32");
+        assert!((change - 1.0).abs() < 0.05, "{setting}: {change}");
+    }
+    // An encoder has no next token.
+    let found = accuracy("bert", "dtype=bf16");
+    assert!(found.get("perplexity").is_none(), "{found}");
+    assert!(number(&found, "relative_distance") > 1e-4, "{found}");
+
+    let refused = run("gpt2", "kv_cache_dtype=fp8");
+    assert!(!refused.status.success());
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(error.contains("option.kv_cache_dtype=fp8: "), "{error}");
+}
