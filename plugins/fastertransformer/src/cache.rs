@@ -1,7 +1,7 @@
 //! Keys and values of sequences: which blocks are whose, and the blocks of each layer.
 
 use drivetrain_engine::{EngineError, SeqId, TokenModelInfo};
-use drivetrain_execution::{BlockTables, Capacity, Copied, Planned};
+use drivetrain_execution::{BlockTables, Capacity, Copied, Planned, Sequences};
 use drivetrain_kernels::{KvCache, KvPrecision, KvShape, Segment, TOKENS_PER_BLOCK};
 use drivetrain_transformer::{Architecture, Attention, Stack};
 
@@ -108,7 +108,6 @@ impl Caches {
     /// As [`TokenModel::fork`](drivetrain_engine::TokenModel::fork).
     pub(crate) fn fork(&mut self, from: SeqId, to: SeqId, len: usize) -> Result<(), EngineError> {
         self.tables.fork(from, to, len)?;
-        use drivetrain_execution::Sequences;
         match self.cross_tables.len_of(from) {
             Some(len) => self.cross_tables.fork(from, to, len),
             None => Ok(()),
@@ -146,13 +145,8 @@ pub(crate) fn own_segments<'a>(
     planned: &[Planned],
     tables: &'a BlockTables,
 ) {
-    to.extend(planned.iter().map(|segment| Segment {
-        first_row: segment.first_row,
-        n_rows: segment.n,
-        first_position: segment.position,
-        n_keys: segment.position + segment.n,
-        blocks: tables.blocks(segment.sequence),
-    }));
+    let n_keys = |planned: &Planned| planned.position + planned.n;
+    to.extend(planned.iter().map(|planned| segment(planned, n_keys(planned), tables)));
 }
 
 /// The rows of `planned` with the blocks of their encoder's output.
@@ -161,14 +155,18 @@ pub(crate) fn cross_segments<'a>(
     planned: &[Planned],
     tables: &'a BlockTables,
 ) {
-    use drivetrain_execution::Sequences;
-    to.extend(planned.iter().map(|segment| Segment {
-        first_row: segment.first_row,
-        n_rows: segment.n,
-        first_position: segment.position,
-        n_keys: tables.len_of(segment.sequence).unwrap_or(0),
-        blocks: tables.blocks(segment.sequence),
-    }));
+    let n_keys = |planned: &Planned| tables.len_of(planned.sequence).unwrap_or(0);
+    to.extend(planned.iter().map(|planned| segment(planned, n_keys(planned), tables)));
+}
+
+fn segment<'a>(planned: &Planned, n_keys: usize, tables: &'a BlockTables) -> Segment<'a> {
+    Segment {
+        first_row: planned.first_row,
+        n_rows: planned.n,
+        first_position: planned.position,
+        n_keys,
+        blocks: tables.blocks(planned.sequence),
+    }
 }
 
 /// Whole inputs, whose keys are kept no longer than a layer.

@@ -1,13 +1,12 @@
-//! The conformance suite, on a model of each kind, across the ABI: in a process of its own and one
-//! after the other, since it looks at how much the process grows.
-#![allow(clippy::unwrap_used, reason = "clippy's exception for tests leaves out their helpers")]
+//! A model of each kind. The engine is the one that the test names: other engines compile this file, too.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use drivetrain_accelerate::Accelerate;
 use drivetrain_conformance::{CheckOptions, check};
 use drivetrain_engine::through_abi;
+
+use crate::ENGINE;
 
 /// Held by the one that runs.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -20,7 +19,7 @@ fn conforms(model: &str) {
         n_threads: 2.try_into().unwrap(),
         ..CheckOptions::default()
     };
-    let engine = through_abi(Arc::new(Accelerate)).unwrap();
+    let engine = through_abi(Arc::new(ENGINE)).unwrap();
     let report = check(&*engine, &options);
     assert!(report.passed(), "{report}");
 }
