@@ -17,8 +17,8 @@ const SHAPES: [(&str, usize, usize); 9] = [
     ("llama.head", 128_256, 2048),
 ];
 
-const PRECISIONS: [Precision; 4] =
-    [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8];
+const PRECISIONS: [Precision; 5] =
+    [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8, Precision::Int8Weights];
 
 const ROUNDS: usize = 12;
 

@@ -136,6 +136,25 @@ impl Isa {
             _ => task.run(Scalar),
         }
     }
+
+    /// [`Self::run`] for work on vectors of 256 bits, to which AVX-512 without the dot product of bytes
+    /// adds nothing.
+    #[inline]
+    pub(crate) fn run_256<T: Arithmetic>(self, task: T) -> T::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 | Level::Avx512 => {
+                // SAFETY: only detection makes these levels, so the machine has their features.
+                unsafe { crate::vector::avx2::run(task) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni | Level::Avx512Fp16 => {
+                // SAFETY: as above.
+                unsafe { crate::vector::avx512::run_vnni(task) }
+            }
+            _ => task.run(Scalar),
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

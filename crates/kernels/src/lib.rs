@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | linear layers, with bias, activation, gate, scale and residual | [`Matrix::multiply`], [`Epilogue`] |
 //! | the same from GGML's blocks | [`BlockMatrix::multiply`] |
-//! | norms, with the residual | [`Norm::apply`] |
+//! | norms, with the residual, or of heads where they lie | [`Norm::apply`], [`Norm::apply_heads`] |
 //! | attention: causal, cross, windows, shared heads, biases, caps | [`KvCache::append`], [`Attention::apply`] |
 //! | positions | [`Rotary::apply`] |
 //! | embeddings | [`Gather::apply`] |
@@ -48,7 +48,7 @@ pub use error::{IsaError, KernelError};
 pub use isa::{FORCE_VARIABLE, Isa};
 pub use matmul::{Activation, Epilogue, Matrix, Precision, Residual, Source};
 pub use memory::{Floats, Scratch};
-pub use norm::{Norm, NormKind, NormRows};
+pub use norm::{Norm, NormHeads, NormKind, NormRows};
 pub use pool::{Cpu, Pool, part};
 pub use rotary::{Rotary, RotaryPairs, RotaryRows};
 pub use softmax::softmax;

@@ -47,7 +47,7 @@ impl Arithmetic for Bytes {
         // SAFETY: a vector has at most 64 bytes.
         let weights: [S::Packed; CHAINS] =
             std::array::from_fn(|idx| unsafe { s.load_bytes(bytes[idx..].as_ptr()) });
-        let mut chains = [s.zero_int(); CHAINS];
+        let mut chains = [s.splat_int(0); CHAINS];
         for step in 0..N {
             for (chain, weights) in chains.iter_mut().zip(weights) {
                 *chain = s.join(*chain, weights, step as u32);

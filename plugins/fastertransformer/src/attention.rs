@@ -203,7 +203,8 @@ impl SelfAttention<'_> {
         if let Some((q_norm, k_norm)) = &self.qk_norms {
             for (norm, at, width) in [(q_norm, q, q_width), (k_norm, k, kv_width)] {
                 let values = at.first_value..at.first_value + n_rows * at.stride;
-                norm.apply_heads(&mut rows.qkv[values], at.stride, (at.first_column, width));
+                let columns = (at.first_column, width);
+                norm.apply_heads(step.cpu, &mut rows.qkv[values], at.stride, columns)?;
             }
         }
         if let Some((angles_idx, pairs)) = self.rotary {

@@ -7,7 +7,7 @@ use drivetrain_engine::{
 };
 use drivetrain_execution::{Capacity, HeadPlan, ModelFiles, Runs, Tables, check_memory, figures};
 use drivetrain_kernels::{
-    Cpu, FORCE_VARIABLE, Isa, KvPrecision, Pool, Precision, TOKENS_PER_BLOCK,
+    BlockFormat, Cpu, FORCE_VARIABLE, Isa, KvPrecision, Pool, Precision, TOKENS_PER_BLOCK,
 };
 
 use crate::arena::{Arena, rotations};
@@ -99,7 +99,10 @@ fn held_as(form: WeightForm) -> &'static str {
         WeightForm::Packed(Precision::F32) => "weights in f32",
         WeightForm::Packed(Precision::F16) => "weights in f16, multiplied in f32",
         WeightForm::Packed(Precision::Bf16) => "weights in bf16, multiplied in f32",
+        WeightForm::Packed(Precision::Int8Weights) => "weights in int8, multiplied in f32",
         WeightForm::Packed(_) => "weights in int8, activations quantised for each product",
+        WeightForm::Encoded(BlockFormat::Q8Zero) => "weights in blocks of 8 bits (Q8_0)",
+        WeightForm::Encoded(_) => "weights in blocks of 4 bits (Q4_1), the head's of 8 (Q8_0)",
     }
 }
 

@@ -80,10 +80,9 @@ impl<'a> Network<'a> {
             }
             Up::Split { gate, up } => {
                 let beside = &mut rows.beside[..n];
-                gate.forward(with, x, inner, after, workspace)?;
-                up.forward(with, x, beside, After::NOTHING, workspace)?;
-                inner.iter_mut().zip(beside).for_each(|(y, x)| *y *= *x);
-                Ok(())
+                gate.forward(with, x, beside, after, workspace)?;
+                let after = After { factor: Some(beside), ..After::NOTHING };
+                up.forward(with, x, inner, after, workspace)
             }
         }
     }

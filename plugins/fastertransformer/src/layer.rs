@@ -91,14 +91,10 @@ impl BranchNorms {
 
     /// The same for a branch whose output is in `rows.y`.
     fn close_computed(&self, step: &Step<'_>, rows: &mut Rows<'_>) -> Result<(), KernelError> {
-        let branch = match &self.branch_out {
-            Some(norm) => {
-                norm.apply(step.cpu, rows.y, rows.normed)?;
-                &*rows.normed
-            }
-            None => &*rows.y,
-        };
-        rows.x.iter_mut().zip(branch).for_each(|(x, y)| *x += y);
+        match &self.branch_out {
+            Some(norm) => norm.add_to(step.cpu, rows.y, rows.x)?,
+            None => rows.x.iter_mut().zip(&*rows.y).for_each(|(x, y)| *x += y),
+        }
         if let Some(norm) = &self.after {
             rows.y.copy_from_slice(rows.x);
             norm.apply(step.cpu, rows.y, rows.x)?;

@@ -15,7 +15,7 @@ use crate::adapters::{AdapterRows, Addition, Additions};
 pub(crate) enum Weights<'a> {
     /// Packed at load.
     Packed(Matrix),
-    /// Blocks of a mapped file.
+    /// Blocks, of a mapped file or made at load.
     Blocks(BlockMatrix<'a>),
 }
 
@@ -59,12 +59,14 @@ pub(crate) struct Linear<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct After<'a> {
     pub(crate) activation: Activation,
+    /// A gate's rows.
+    pub(crate) factor: Option<&'a [f32]>,
     pub(crate) residual: Residual<'a>,
 }
 
 impl After<'_> {
     pub(crate) const NOTHING: Self =
-        Self { activation: Activation::None, residual: Residual::None };
+        Self { activation: Activation::None, factor: None, residual: Residual::None };
 
     pub(crate) fn activation(activation: Activation) -> Self {
         Self { activation, ..Self::NOTHING }
@@ -125,6 +127,7 @@ impl<'a> Linear<'a> {
         let mut epilogue = Epilogue {
             bias: self.bias.as_deref(),
             activation: after.activation,
+            factor: after.factor,
             residual: after.residual,
             ..Epilogue::default()
         };

@@ -75,6 +75,9 @@ fn block_format(dtype: DType) -> Option<BlockFormat> {
     Some(match dtype {
         DType::Q8_0 => BlockFormat::Q8Zero,
         DType::Q4_0 => BlockFormat::Q4Zero,
+        DType::Q4_1 => BlockFormat::Q4One,
+        DType::Q5_0 => BlockFormat::Q5Zero,
+        DType::Q5_1 => BlockFormat::Q5One,
         DType::Q4K => BlockFormat::Q4K,
         DType::Q5K => BlockFormat::Q5K,
         DType::Q6K => BlockFormat::Q6K,
@@ -165,8 +168,12 @@ impl<'a> Loader<'a, '_> {
             WeightForm::Packed(Precision::Int8) if names == ["head.weight"] => {
                 return Ok(Precision::F16);
             }
+            // It decides for all others, and is small.
+            _ if names.iter().all(|name| name.ends_with(".router.weight")) => {
+                return Ok(Precision::F32);
+            }
             WeightForm::Packed(precision) => return Ok(precision),
-            WeightForm::AsStored => {}
+            WeightForm::Encoded(_) | WeightForm::AsStored => {}
         }
         let mut dtypes = Vec::new();
         for name in names {
@@ -225,9 +232,36 @@ impl<'a> Loader<'a, '_> {
         }
         let sources: Vec<Source<'_>> = values.iter().map(Values::source).collect();
         let n_in = self.get(&names[0])?.shape().last().copied().unwrap_or(1);
-        let precision = self.precision(&names)?;
-        let matrix = Matrix::pack(self.cpu, &sources, n_in, precision).map_err(compute)?;
-        Ok(Linear::new(Weights::Packed(matrix), bias, modules))
+        let weights = match self.encoding(&names, n_in)? {
+            Some(format) => {
+                let matrix = BlockMatrix::encode(format, self.cpu.pool, &sources, n_in);
+                Weights::Blocks(matrix.map_err(compute)?)
+            }
+            None => {
+                let precision = self.precision(&names)?;
+                let matrix = Matrix::pack(self.cpu, &sources, n_in, precision);
+                Weights::Packed(matrix.map_err(compute)?)
+            }
+        };
+        Ok(Linear::new(weights, bias, modules))
+    }
+
+    /// The blocks that matrices of these tensors are encoded to, if they are.
+    fn encoding(&self, names: &[String], n_in: usize) -> Loaded<Option<BlockFormat>> {
+        let WeightForm::Encoded(format) = self.form else { return Ok(None) };
+        if names.iter().all(|name| name.ends_with(".router.weight")) {
+            return Ok(None);
+        }
+        if !n_in.is_multiple_of(format.block_len()) {
+            let (name, len) = (names.join(" and "), format.block_len());
+            return Err(EngineError::unsupported(format!(
+                "option.quantize: {name} has {n_in} columns, which blocks of {len} don't divide; use \
+                 int8 or int8-weight-only, which take any number"
+            )));
+        }
+        // Rounding the head's matrix to 4 bits costs as much as all others together.
+        let is_head = names == ["head.weight"];
+        Ok(Some(if is_head { BlockFormat::Q8Zero } else { format }))
     }
 
     /// Whether a matrix stays in the blocks of its file.
@@ -340,7 +374,8 @@ impl<'a> Loader<'a, '_> {
         let name = format!("{}.relative", stack.name);
         let mut rows = self.values(&format!("{name}.weight"))?;
         if let Some(norm) = self.norm(&format!("{name}.norm"), table.norm)? {
-            norm.apply_heads(&mut rows, norm.dim(), (0, norm.dim()));
+            let columns = (0, norm.dim());
+            norm.apply_heads(self.cpu, &mut rows, norm.dim(), columns).map_err(compute)?;
         }
         Ok(Some(rows))
     }
@@ -520,7 +555,9 @@ impl<'a> Loader<'a, '_> {
     /// A gate and the matrix beside it.
     fn gated(&self, path: &str) -> Loaded<Up<'a>> {
         let parts = ["gate", "up"];
-        if parts.iter().any(|part| self.stays_in_blocks(path, part, RowOrder::Plain)) {
+        let is_encoded = matches!(self.form, WeightForm::Encoded(_));
+        let stays = |part: &&str| self.stays_in_blocks(path, part, RowOrder::Plain);
+        if is_encoded || parts.iter().any(stays) {
             let [gate, up] = parts.map(|part| self.fused(path, &[part]));
             return Ok(Up::Split { gate: gate?, up: up? });
         }
@@ -591,6 +628,10 @@ pub(crate) fn planned_bytes(
             _ if tensor.shape().len() < 2 => n * 4,
             WeightForm::Packed(Precision::F32) => n * 4,
             WeightForm::Packed(Precision::Int8) if tensor.name() != "head.weight" => n,
+            WeightForm::Packed(Precision::Int8Weights) => n,
+            WeightForm::Encoded(format) => {
+                n / format.block_len() as u64 * format.block_bytes() as u64
+            }
             WeightForm::Packed(_) => n * 2,
             WeightForm::AsStored => match tensor.source().dtype() {
                 DType::F16 | DType::BF16 => n * 2,

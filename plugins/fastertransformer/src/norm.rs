@@ -1,6 +1,6 @@
 //! A norm with its parameters.
 
-use drivetrain_kernels::{Cpu, KernelError, Norm, NormKind, NormRows};
+use drivetrain_kernels::{Cpu, KernelError, Norm, NormHeads, NormKind, NormRows};
 use drivetrain_transformer as transformer;
 
 /// A norm over rows, or over the heads in rows.
@@ -49,27 +49,27 @@ impl NormLayer {
     }
 
     /// `rows = norm(rows)` for each head of `n` columns from `first` on, in rows of `stride`.
-    pub(crate) fn apply_heads(&self, rows: &mut [f32], stride: usize, (first, n): (usize, usize)) {
-        let dim = self.weight.len();
-        for row in rows.chunks_exact_mut(stride) {
-            for head in row[first..first + n].chunks_exact_mut(dim) {
-                self.one(head);
-            }
-        }
+    pub(crate) fn apply_heads(
+        &self,
+        cpu: Cpu<'_>,
+        rows: &mut [f32],
+        stride: usize,
+        (first, n): (usize, usize),
+    ) -> Result<(), KernelError> {
+        let n_heads = n / self.dim();
+        let heads = NormHeads { rows, stride, first_column: first, n_heads, onto: None };
+        self.kernel().apply_heads(cpu, heads)
     }
 
-    /// A row in place.
-    fn one(&self, row: &mut [f32]) {
-        let n = row.len() as f32;
-        let mean = match self.kind {
-            NormKind::Layer => row.iter().sum::<f32>() / n,
-            _ => 0.0,
-        };
-        let square: f32 = row.iter().map(|x| (x - mean) * (x - mean)).sum();
-        let factor = 1.0 / (square / n + self.eps).sqrt();
-        for (idx, (x, weight)) in row.iter_mut().zip(&self.weight).enumerate() {
-            let bias = self.bias.as_ref().map_or(0.0, |bias| bias[idx]);
-            *x = (*x - mean) * factor * weight + bias;
-        }
+    /// `x += norm(rows)`; `rows` are overwritten.
+    pub(crate) fn add_to(
+        &self,
+        cpu: Cpu<'_>,
+        rows: &mut [f32],
+        x: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let stride = self.dim();
+        let heads = NormHeads { rows, stride, first_column: 0, n_heads: 1, onto: Some(x) };
+        self.kernel().apply_heads(cpu, heads)
     }
 }

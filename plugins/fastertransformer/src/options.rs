@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use drivetrain_engine::{EngineError, LogLevel, Options, Services};
-use drivetrain_kernels::{KvPrecision, Precision};
+use drivetrain_kernels::{BlockFormat, KvPrecision, Precision};
 
 /// Sequences alive at once unless the options say otherwise.
 const MAX_SEQUENCES: u32 = 32;
@@ -17,6 +17,8 @@ pub(crate) enum WeightForm {
     AsStored,
     /// All in one form.
     Packed(Precision),
+    /// In blocks that are made at load.
+    Encoded(BlockFormat),
 }
 
 /// The options, parsed.
@@ -83,23 +85,26 @@ fn quantize(options: &Options<'_>) -> Result<Option<WeightForm>, EngineError> {
     let of_flag = |key: &str| -> Result<bool, EngineError> {
         Ok(options.parse::<bool>(key, "true or false")?.unwrap_or(false))
     };
-    if of_flag("load_in_4bit")? {
-        let what = "the fastertransformer engine quantises to int8; for 4 bits, serve a GGUF file";
-        return Err(unsupported("load_in_4bit", "true", what));
-    }
+    let int8 = WeightForm::Packed(Precision::Int8);
+    let q4 = WeightForm::Encoded(BlockFormat::Q4One);
     let Some(quantize) = options.get("quantize") else {
-        let int8 = WeightForm::Packed(Precision::Int8);
+        if of_flag("load_in_4bit")? {
+            return Ok(Some(q4));
+        }
         return Ok(of_flag("load_in_8bit")?.then_some(int8));
     };
-    match lower(quantize).as_str() {
-        "" | "none" => Ok(None),
-        "int8" | "dynamic_int8" | "bitsandbytes8" => Ok(Some(WeightForm::Packed(Precision::Int8))),
+    Ok(Some(match lower(quantize).replace('_', "-").as_str() {
+        "" | "none" => return Ok(None),
+        "int8" | "dynamic-int8" | "bitsandbytes8" => int8,
+        "int8-weight-only" => WeightForm::Packed(Precision::Int8Weights),
+        "q8" | "q8-0" => WeightForm::Encoded(BlockFormat::Q8Zero),
+        "q4" | "q4-1" | "bitsandbytes4" => q4,
         _ => {
-            let known =
-                "the fastertransformer engine knows int8; for other forms, serve a GGUF file";
-            Err(unsupported("quantize", quantize, known))
+            let known = "the fastertransformer engine knows int8, int8-weight-only, q8 and q4; for \
+                         other forms, serve a GGUF file";
+            return Err(unsupported("quantize", quantize, known));
         }
-    }
+    }))
 }
 
 fn kv_precision(options: &Options<'_>) -> Result<KvPrecision, EngineError> {
@@ -169,6 +174,11 @@ mod tests {
         assert_eq!(parsed.weights, WeightForm::Packed(Precision::Int8));
         let parsed = parse(&[("load_in_8bit", "true")]).unwrap();
         assert_eq!(parsed.weights, WeightForm::Packed(Precision::Int8));
+        let quantize = |value| parse(&[("quantize", value)]).unwrap().weights;
+        assert_eq!(quantize("int8_weight_only"), WeightForm::Packed(Precision::Int8Weights));
+        assert_eq!(quantize("Q8"), WeightForm::Encoded(BlockFormat::Q8Zero));
+        let parsed = parse(&[("load_in_4bit", "true")]).unwrap();
+        assert_eq!((quantize("q4"), quantize("none")), (parsed.weights, WeightForm::AsStored));
     }
 
     #[test]
@@ -176,7 +186,7 @@ mod tests {
         for (key, value) in [
             ("dtype", "fp8"),
             ("quantize", "awq"),
-            ("load_in_4bit", "true"),
+            ("load_in_4bit", "perhaps"),
             ("load_in_8bit", "perhaps"),
             ("kv_cache_dtype", "fp8"),
             ("device_map", "cuda:0"),

@@ -78,7 +78,7 @@ impl<'a> StackWeights<'a> {
             (norm, Some(projection)) => {
                 if let Some(norm) = norm {
                     // The projection is between two sizes, so the row has no other place.
-                    norm.apply_heads(x, norm.dim(), (0, norm.dim()));
+                    norm.apply_heads(step.cpu, x, norm.dim(), (0, norm.dim()))?;
                 }
                 let with = (step.cpu, step.runs);
                 projection.forward(with, x, out, After::NOTHING, workspace)?;

@@ -27,6 +27,8 @@ pub(super) struct Rest<S: Bytes> {
 /// t = sum over groups of 32 of (scale of x * dot(bytes * scales, x))        8 lanes, fused
 /// sum += d * t;  sum += least * total of x, for 8 totals at once
 /// ```
+///
+/// A block of 32 has one total, an eighth of which each lane takes.
 pub(super) trait Format {
     /// Elements of a block.
     const LEN: usize;
@@ -79,7 +81,7 @@ impl Format for Q8Zero {
     fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
         let bytes = s.bytes(&block[2..]);
         each(0, Weights { bytes, scales: bytes });
-        Rest { d: s.eight(half(s, block, 0)), least: [s.eight(0.0); 2] }
+        rest_of_32(s, half(s, block, 0), 0.0)
     }
 }
 
@@ -96,7 +98,71 @@ impl Format for Q4Zero {
     fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
         let bytes = s.less(s.nibbles(&block[2..]), 8);
         each(0, Weights { bytes, scales: bytes });
-        Rest { d: s.eight(half(s, block, 0)), least: [s.eight(0.0); 2] }
+        rest_of_32(s, half(s, block, 0), 0.0)
+    }
+}
+
+/// What joins at the end of 32 elements with a least value.
+#[inline(always)]
+fn rest_of_32<S: Simd>(s: S, d: f32, least: f32) -> Rest<S> {
+    Rest { d: s.eight(d), least: [s.eight(least), s.eight(0.0)] }
+}
+
+/// 32 bits to 32 bytes that have 16 where the bit is set.
+#[inline(always)]
+fn fifths<S: Simd>(s: S, bits: u32) -> S::B {
+    s.and(s.spread(bits), 0x10)
+}
+
+/// `d`, the least value, 16 bytes whose low and high halves are the first and the second 16 elements.
+pub(super) struct Q4One;
+
+impl Format for Q4One {
+    const LEN: usize = 32;
+    const BYTES: usize = 20;
+    const HAS_SCALES: bool = false;
+    const LEAST: usize = 1;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
+        let bytes = s.nibbles(&block[4..]);
+        each(0, Weights { bytes, scales: bytes });
+        rest_of_32(s, half(s, block, 0), half(s, block, 2))
+    }
+}
+
+/// `d`, 32 fifth bits, then as `Q4Zero`; elements are less 16.
+pub(super) struct Q5Zero;
+
+impl Format for Q5Zero {
+    const LEN: usize = 32;
+    const BYTES: usize = 22;
+    const HAS_SCALES: bool = false;
+    const LEAST: usize = 0;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
+        let bytes = s.or(s.nibbles(&block[6..]), fifths(s, word(block, 2)));
+        let bytes = s.less(bytes, 16);
+        each(0, Weights { bytes, scales: bytes });
+        rest_of_32(s, half(s, block, 0), 0.0)
+    }
+}
+
+/// `d`, the least value, 32 fifth bits, then as `Q4One`.
+pub(super) struct Q5One;
+
+impl Format for Q5One {
+    const LEN: usize = 32;
+    const BYTES: usize = 24;
+    const HAS_SCALES: bool = false;
+    const LEAST: usize = 1;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
+        let bytes = s.or(s.nibbles(&block[8..]), fifths(s, word(block, 4)));
+        each(0, Weights { bytes, scales: bytes });
+        rest_of_32(s, half(s, block, 0), half(s, block, 2))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Products with weights in GGML's blocks, straight from the bytes of a mapped file.
 //!
-//! A row of weights is blocks of 32 (`Q8_0`, `Q4_0`) or 256 elements (`Q4_K`, `Q5_K`, `Q6_K`) with their
-//! scales; their layouts are those of ggml's `ggml-quants.c`. Activations become signed bytes in blocks
+//! A row of weights is blocks of 32 (`Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`) or 256 elements (`Q4_K`,
+//! `Q5_K`, `Q6_K`) with their scales; their layouts are those of ggml's `ggml-quants.c`. `encode` makes
+//! blocks of other weights. Activations become signed bytes in blocks
 //! of 32 with an f32 scale each, found on the way; the products of bytes are exact, and blocks are
 //! summed in f32:
 //!
@@ -29,15 +30,17 @@
 //! A row's result doesn't depend on its batch or on the number of threads. An activation that is not
 //! finite makes its row NaN.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::error::{KernelError, length};
-use crate::matmul::Epilogue;
 use crate::matmul::epilogue::{Place, finish};
+use crate::matmul::{Epilogue, Source};
 use crate::memory::{Region, Scratch, aligned};
-use crate::pool::{Cpu, Parts, part};
+use crate::pool::{Cpu, Parts, Pool, part};
 use crate::vector::{Arithmetic, Simd};
 
+mod encode;
 mod format;
 mod product;
 mod quantise;
@@ -46,7 +49,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-use format::{Format, Q4K, Q4Zero, Q5K, Q6K, Q8Zero};
+use format::{Format, Q4K, Q4One, Q4Zero, Q5K, Q5One, Q5Zero, Q6K, Q8Zero};
 use product::Sums;
 use quantise::Row;
 
@@ -58,6 +61,12 @@ pub enum BlockFormat {
     Q8Zero,
     /// 32 elements of 4 bits, one scale.
     Q4Zero,
+    /// 32 elements of 4 bits, one scale and least value.
+    Q4One,
+    /// 32 elements of 5 bits, one scale.
+    Q5Zero,
+    /// 32 elements of 5 bits, one scale and least value.
+    Q5One,
     /// 256 elements of 4 bits, eight scales and least values.
     Q4K,
     /// 256 elements of 5 bits, eight scales and least values.
@@ -70,7 +79,7 @@ impl BlockFormat {
     /// Elements of a block.
     pub fn block_len(self) -> usize {
         match self {
-            Self::Q8Zero | Self::Q4Zero => 32,
+            Self::Q8Zero | Self::Q4Zero | Self::Q4One | Self::Q5Zero | Self::Q5One => 32,
             Self::Q4K | Self::Q5K | Self::Q6K => 256,
         }
     }
@@ -80,17 +89,34 @@ impl BlockFormat {
         match self {
             Self::Q8Zero => 34,
             Self::Q4Zero => 18,
+            Self::Q4One => 20,
+            Self::Q5Zero => 22,
+            Self::Q5One => 24,
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
         }
     }
 
+    /// Whether [`BlockMatrix::encode`] makes such blocks.
+    pub fn is_encoded(self) -> bool {
+        matches!(self, Self::Q8Zero | Self::Q4One)
+    }
+
+    /// Bytes of a row.
+    fn row_bytes(self, n_in: usize) -> Result<usize, KernelError> {
+        if n_in == 0 || !n_in.is_multiple_of(self.block_len()) {
+            let wanted = "a multiple of the block's 32 or 256 elements";
+            return Err(KernelError::Value { what: "the number of columns", found: n_in, wanted });
+        }
+        Ok(n_in / self.block_len() * self.block_bytes())
+    }
+
     /// Sums of activations that least values want of each 32.
     fn n_totals(self) -> usize {
         match self {
-            Self::Q8Zero | Self::Q4Zero => 0,
-            Self::Q4K | Self::Q5K => 1,
+            Self::Q8Zero | Self::Q4Zero | Self::Q5Zero => 0,
+            Self::Q4One | Self::Q5One | Self::Q4K | Self::Q5K => 1,
             Self::Q6K => 2,
         }
     }
@@ -109,10 +135,9 @@ const PIECE: usize = 2048;
 const ROWS: usize = 128;
 
 /// Weights of a linear layer, `[n_out, n_in]`, in rows of blocks.
-#[derive(Clone, Copy)]
 pub struct BlockMatrix<'a> {
     format: BlockFormat,
-    bytes: &'a [u8],
+    bytes: Cow<'a, [u8]>,
     n_out: usize,
     n_in: usize,
 }
@@ -129,14 +154,38 @@ impl<'a> BlockMatrix<'a> {
     /// # Errors
     /// `n_in` is not whole blocks, or `bytes` not whole rows.
     pub fn new(format: BlockFormat, bytes: &'a [u8], n_in: usize) -> Result<Self, KernelError> {
-        if n_in == 0 || !n_in.is_multiple_of(format.block_len()) {
-            let wanted = "a multiple of the block's 32 or 256 elements";
-            return Err(KernelError::Value { what: "the number of columns", found: n_in, wanted });
-        }
-        let row_bytes = n_in / format.block_len() * format.block_bytes();
+        let row_bytes = format.row_bytes(n_in)?;
         let n_out = bytes.len() / row_bytes;
         length("a matrix of blocks, in bytes,", bytes.len(), n_out * row_bytes)?;
-        Ok(Self { format, bytes, n_out, n_in })
+        Ok(Self { format, bytes: Cow::Borrowed(bytes), n_out, n_in })
+    }
+
+    /// Makes blocks of `sources`, one below the other: `[n_out, n_in]`, where `n_out` is the sum of
+    /// theirs.
+    ///
+    /// # Errors
+    /// `format` is not one that weights are encoded to ([`BlockFormat::is_encoded`]), `n_in` is not whole
+    /// blocks, or a source not whole rows.
+    pub fn encode(
+        format: BlockFormat,
+        pool: &Pool,
+        sources: &[Source<'_>],
+        n_in: usize,
+    ) -> Result<BlockMatrix<'static>, KernelError> {
+        let row_bytes = format.row_bytes(n_in)?;
+        let mut n_out = 0;
+        for source in sources {
+            length("a matrix of weights", source.len(), source.len() / n_in * n_in)?;
+            n_out += source.len() / n_in;
+        }
+        let mut bytes = vec![0; n_out * row_bytes];
+        encode::encode(format, pool, sources, (n_in, row_bytes), &mut bytes)?;
+        Ok(BlockMatrix { format, bytes: Cow::Owned(bytes), n_out, n_in })
+    }
+
+    /// How the weights are held.
+    pub fn format(&self) -> BlockFormat {
+        self.format
     }
 
     /// Columns of the result.
@@ -189,7 +238,7 @@ impl<'a> BlockMatrix<'a> {
         let output = Parts::new(output);
         let job = Job { matrix: self, n_rows, activations, output, epilogue, plan, scratch };
         // One row is some microseconds of work, as much as a run of its own costs.
-        let quantise = |rows| cpu.isa.run(Quantise { job: &job, rows });
+        let quantise = |rows| cpu.isa.run_256(Quantise { job: &job, rows });
         if n_rows == 1 {
             quantise(0..1);
         } else {
@@ -197,7 +246,7 @@ impl<'a> BlockMatrix<'a> {
         }
         cpu.pool.run(|thread_idx, n_threads| {
             let columns = part(self.n_out, 1, thread_idx, n_threads);
-            cpu.isa.run(Compute { job: &job, thread_idx, columns });
+            cpu.isa.run_256(Compute { job: &job, thread_idx, columns });
         });
         Ok(())
     }
@@ -304,6 +353,9 @@ impl Arithmetic for Compute<'_> {
         match self.job.matrix.format {
             BlockFormat::Q8Zero => self.all::<S, Q8Zero>(s),
             BlockFormat::Q4Zero => self.all::<S, Q4Zero>(s),
+            BlockFormat::Q4One => self.all::<S, Q4One>(s),
+            BlockFormat::Q5Zero => self.all::<S, Q5Zero>(s),
+            BlockFormat::Q5One => self.all::<S, Q5One>(s),
             BlockFormat::Q4K => self.all::<S, Q4K>(s),
             BlockFormat::Q5K => self.all::<S, Q5K>(s),
             BlockFormat::Q6K => self.all::<S, Q6K>(s),

@@ -35,7 +35,7 @@ fn join<S: Simd, F: Format>(
 /// Adds a block's sum of products and its least values.
 ///
 /// # Safety
-/// `totals` can be read, 8 for each of the format's least values.
+/// `totals` can be read, one a group for each of the format's least values.
 #[inline(always)]
 unsafe fn close<S: Simd, F: Format>(
     s: S,
@@ -46,7 +46,12 @@ unsafe fn close<S: Simd, F: Format>(
     let mut sum = s.fma_eight(t, rest.d, sum);
     for (idx, least) in rest.least.iter().enumerate().take(F::LEAST) {
         // SAFETY: the caller vouches for them.
-        let totals = unsafe { s.load_eight(totals.add(8 * idx)) };
+        let totals = unsafe {
+            match F::GROUPS {
+                1 => s.eight(0.125 * *totals),
+                _ => s.load_eight(totals.add(8 * idx)),
+            }
+        };
         sum = s.fma_eight(*least, totals, sum);
     }
     sum
@@ -65,7 +70,7 @@ unsafe fn group<S: Simd>(s: S, row: &Row, idx: usize) -> (S::B, S::Eight) {
 /// The totals of a block.
 #[inline(always)]
 fn totals<F: Format>(row: &Row, block_idx: usize) -> *const f32 {
-    row.totals.wrapping_add(block_idx * F::LEAST * 8)
+    row.totals.wrapping_add(block_idx * F::LEAST * F::GROUPS)
 }
 
 /// One row times `N` columns of `n_blocks`; columns that lie one after the other are read as one stream.

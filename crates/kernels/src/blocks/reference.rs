@@ -11,6 +11,16 @@ pub(super) fn element(format: BlockFormat, block: &[u8], idx: usize) -> f64 {
     match format {
         BlockFormat::Q8Zero => d(0) * f64::from(block[2 + idx].cast_signed()),
         BlockFormat::Q4Zero => d(0) * (nibble(block[2 + idx % 16], idx >= 16) - 8.0),
+        BlockFormat::Q4One => d(0) * nibble(block[4 + idx % 16], idx >= 16) + d(2),
+        BlockFormat::Q5Zero | BlockFormat::Q5One => {
+            let start = if format == BlockFormat::Q5Zero { 2 } else { 4 };
+            let fifth = f64::from(block[start + idx / 8] >> (idx % 8) & 1);
+            let q = nibble(block[start + 4 + idx % 16], idx >= 16) + 16.0 * fifth;
+            match format {
+                BlockFormat::Q5Zero => d(0) * (q - 16.0),
+                _ => d(0) * q + d(2),
+            }
+        }
         BlockFormat::Q4K | BlockFormat::Q5K => {
             let group = idx / 32;
             let packed = &block[4..16];

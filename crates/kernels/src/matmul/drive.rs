@@ -13,9 +13,9 @@
 use std::ops::Range;
 
 use super::epilogue::{Epilogue, Place, finish};
-use super::product::{Brain, Byte, Float, Half, Product};
+use super::product::{Brain, Byte, Float, Half, Product, Scale, WeightByte};
 use super::tile::{self, Block, Start};
-use super::{Layout, Matrix, Precision};
+use super::{Layout, Matrix, Precision, SHARED};
 use crate::error::KernelError;
 use crate::memory::{Region, Scratch, aligned};
 use crate::pool::{Parts, Pool, part};
@@ -32,10 +32,9 @@ const PANELS: usize = 8;
 
 /// Where things are in the scratch memory.
 pub(super) struct ScratchPlan {
-    /// Blocks of packed activations, `[steps, rows of the block]` each, 4 bytes an element.
+    /// After blocks of packed activations, `[steps, rows of the block]` each, 4 bytes an element:
+    /// `[groups, rows of the block]` each.
     scales_at: usize,
-    bytes_at: usize,
-    bytes_stride: usize,
     sums_at: usize,
     sums_stride: usize,
     pub(super) n_bytes: usize,
@@ -44,16 +43,13 @@ pub(super) struct ScratchPlan {
 impl ScratchPlan {
     pub(super) fn new(matrix: &Matrix, n_rows: usize, n_threads: usize) -> Self {
         let blocks = Blocks::new(matrix, n_rows);
-        let is_int = matrix.precision == Precision::Int8;
         let scales_at = aligned(n_rows * matrix.steps * 4);
-        let bytes_at = scales_at + aligned(if is_int { n_rows * 4 } else { 0 });
-        let padded = matrix.steps * matrix.geometry.group;
-        let bytes_stride = aligned(if is_int { padded } else { 0 });
-        let sums_at = bytes_at + bytes_stride * n_threads;
+        let n_scales = n_rows * matrix.n_groups();
+        let sums_at = scales_at + aligned(n_scales * size_of::<Scale>());
         let sums_stride =
             aligned(blocks.most_rows_of_a_tile() * PANELS * matrix.geometry.width * 4);
         let n_bytes = sums_at + sums_stride * n_threads;
-        Self { scales_at, bytes_at, bytes_stride, sums_at, sums_stride, n_bytes }
+        Self { scales_at, sums_at, sums_stride, n_bytes }
     }
 }
 
@@ -96,6 +92,14 @@ struct Job<'a> {
     scratch: Region<'a>,
 }
 
+impl Job<'_> {
+    /// The scales of a block's groups, which begins with row `first` and has `n` of them.
+    fn scales_at(&self, first: usize, n: usize) -> *mut Scale {
+        let at = self.plan.scales_at + first * self.matrix.n_groups() * size_of::<Scale>();
+        self.scratch.at(at, n * size_of::<Scale>())
+    }
+}
+
 /// See [`Matrix::multiply`], which has checked the sizes.
 pub(super) fn multiply(
     matrix: &Matrix,
@@ -114,11 +118,7 @@ pub(super) fn multiply(
     // One row of floats is packed as it is.
     if n_rows > 1 || matrix.precision == Precision::Int8 {
         pool.run(|thread_idx, n_threads| {
-            isa.run(Pack {
-                job: &job,
-                thread_idx,
-                blocks: part(blocks.n_blocks, 1, thread_idx, n_threads),
-            });
+            isa.run(Pack { job: &job, blocks: part(blocks.n_blocks, 1, thread_idx, n_threads) });
         });
     }
     let n_units = matrix.n_out.div_ceil(matrix.geometry.width);
@@ -132,7 +132,6 @@ pub(super) fn multiply(
 /// Packs some blocks of activations.
 struct Pack<'a> {
     job: &'a Job<'a>,
-    thread_idx: usize,
     blocks: Range<usize>,
 }
 
@@ -152,19 +151,11 @@ impl Arithmetic for Pack<'_> {
             let to = unsafe { std::slice::from_raw_parts_mut(to, n_elements) };
             let from = &job.activations[rows.start * n_in..rows.end * n_in];
             if job.matrix.precision == Precision::Int8 {
-                let plan = &job.plan;
-                let padded = steps * S::GROUP;
-                let at = plan.bytes_at + self.thread_idx * plan.bytes_stride;
-                // SAFETY: each thread has bytes of its own, and each row a scale of its own.
-                let (bytes, scales) = unsafe {
-                    let bytes = job.scratch.at(at, padded);
-                    let scales = job.scratch.at(plan.scales_at + rows.start * 4, n_rows * 4);
-                    (
-                        std::slice::from_raw_parts_mut(bytes, padded),
-                        std::slice::from_raw_parts_mut(scales, n_rows),
-                    )
-                };
-                pack_bytes(s, from, (n_in, n_rows), bytes, (to, scales));
+                let n_scales = n_rows * job.matrix.n_groups();
+                let scales = job.scales_at(rows.start, n_scales);
+                // SAFETY: as above.
+                let scales = unsafe { std::slice::from_raw_parts_mut(scales, n_scales) };
+                pack_bytes(s, from, (n_in, n_rows), (to, scales));
             } else {
                 pack_floats(from, (n_in, n_rows), to);
             }
@@ -182,25 +173,32 @@ fn pack_floats(from: &[f32], (n_in, n_rows): (usize, usize), to: &mut [u32]) {
     }
 }
 
-/// Each row to signed bytes and a scale, then to groups, `[steps, n_rows]`.
+/// Each row to signed bytes, `[steps, n_rows]`, and scales, `[groups, n_rows]`.
 #[inline(always)]
 fn pack_bytes<S: Simd>(
     s: S,
     from: &[f32],
     (n_in, n_rows): (usize, usize),
-    bytes: &mut [i8],
-    (to, scales): (&mut [u32], &mut [f32]),
+    (to, scales): (&mut [u32], &mut [Scale]),
 ) {
     for (row, values) in from.chunks_exact(n_in).enumerate() {
-        scales[row] = quantise(s, values, &mut bytes[..n_in]);
-        bytes[n_in..].fill(0);
-        for (step, group) in to.chunks_exact_mut(n_rows).zip(bytes.chunks_exact(S::GROUP)) {
-            step[row] = s.group(group);
+        let groups = to.chunks_mut(SHARED / S::GROUP * n_rows).zip(scales.chunks_exact_mut(n_rows));
+        for (values, (to, scales)) in values.chunks(SHARED).zip(groups) {
+            let mut bytes = [0; SHARED];
+            let scale = quantise(s, values, &mut bytes[..values.len()]);
+            let sum = match S::OFFSET {
+                0 => 0,
+                _ => bytes.iter().map(|byte| i32::from(*byte)).sum(),
+            };
+            scales[row] = Scale { scale, start: -S::OFFSET * sum };
+            for (step, bytes) in to.chunks_exact_mut(n_rows).zip(bytes.chunks_exact(S::GROUP)) {
+                step[row] = s.group(bytes);
+            }
         }
     }
 }
 
-/// A row to bytes from -127 to 127; returns what one stands for, NaN where the row is not finite.
+/// Activations to bytes from -127 to 127; returns what one stands for, NaN where one is not finite.
 #[inline(always)]
 fn quantise<S: Simd>(s: S, values: &[f32], bytes: &mut [i8]) -> f32 {
     let (mut largest, mut probe) = (s.splat(0.0), s.splat(0.0));
@@ -253,6 +251,7 @@ impl Arithmetic for Compute<'_> {
                 Precision::F16 => share.compute::<S, Half>(s, self.job),
                 Precision::Bf16 => share.compute::<S, Brain>(s, self.job),
                 Precision::Int8 => share.compute::<S, Byte>(s, self.job),
+                Precision::Int8Weights => share.compute::<S, WeightByte>(s, self.job),
             }
             share.finish(s, self.job);
             next += n;
@@ -278,7 +277,7 @@ impl Share {
 
     /// This thread's sums: `[panels, rows of the tile, width]`.
     #[expect(clippy::mut_from_ref, reason = "a thread takes its sums once at a time")]
-    fn sums<'a>(&self, job: &'a Job<'_>) -> &'a mut [u32] {
+    fn sums<'a>(&self, job: &'a Job<'_>) -> &'a mut [f32] {
         let n_panels = self.n_units * job.matrix.layout.n_panels();
         let n = n_panels * self.rows(job).len() * job.matrix.geometry.width;
         let at = job.plan.sums_at + self.thread_idx * job.plan.sums_stride;
@@ -307,7 +306,11 @@ impl Share {
         // A single block has no need for pieces: nothing is read twice.
         let piece = match blocks.len() {
             1 => matrix.steps,
-            _ => (PIECE * matrix.steps / matrix.panel_bytes()).clamp(64, PIECE_STEPS),
+            _ => {
+                let steps = PIECE * matrix.steps / matrix.panel_bytes();
+                // Whole groups of any form.
+                steps.clamp(SHARED, PIECE_STEPS) / SHARED * SHARED
+            }
         };
         let at_once = match blocks.len() {
             1 => tile::panels_at_once(tile_rows.len(), matrix.geometry.max_rows),
@@ -331,6 +334,12 @@ impl Share {
                         n_rows,
                         n_panels: n,
                         rows: rows.wrapping_add(row_at),
+                        scales: match matrix.precision {
+                            Precision::Int8 => job
+                                .scales_at(block_rows.start, n_rows * matrix.n_groups())
+                                .wrapping_add(step / P::STEPS * n_rows),
+                            _ => std::ptr::null(),
+                        },
                         panels: panels.wrapping_add(
                             (first_panel + panel) * panel_stride + step * width * P::GROUP,
                         ),
@@ -356,11 +365,9 @@ impl Share {
         let rows = self.rows(job);
         let per_unit = matrix.layout.n_panels();
         let sums = self.sums(job);
-        if matrix.precision == Precision::Int8 {
-            self.to_floats(s, job, sums);
+        if matrix.precision.has_scales() {
+            self.scale_columns(s, job, sums);
         }
-        // SAFETY: u32 and f32 have the same size and alignment, and all bits are numbers.
-        let sums: &[f32] = unsafe { std::slice::from_raw_parts(sums.as_ptr().cast(), sums.len()) };
         let of_panel = rows.len() * width;
         // Row by row: lines of the output that lie side by side are written one after the other.
         for (idx, row) in rows.clone().enumerate() {
@@ -385,46 +392,27 @@ impl Share {
         }
     }
 
-    /// Sums of bytes to f32, in place.
+    /// Columns times what their bytes stand for, in place.
     #[inline(always)]
-    fn to_floats<S: Simd>(&self, s: S, job: &Job<'_>, sums: &mut [u32]) {
+    fn scale_columns<S: Simd>(&self, s: S, job: &Job<'_>, sums: &mut [f32]) {
         let matrix = job.matrix;
         let width = 2 * S::LANES;
-        let rows = self.rows(job);
-        let at = job.plan.scales_at + rows.start * 4;
-        // SAFETY: the rows' scales were written before this run.
-        let row_scales: &[f32] =
-            unsafe { std::slice::from_raw_parts(job.scratch.at(at, rows.len() * 4), rows.len()) };
+        let n_rows = self.rows(job).len();
         let first_panel = self.first * matrix.layout.n_panels();
-        for (panel, sums) in sums.chunks_exact_mut(rows.len() * width).enumerate() {
+        for (panel, sums) in sums.chunks_exact_mut(n_rows * width).enumerate() {
             let columns = (first_panel + panel) * width..(first_panel + panel + 1) * width;
-            let (scales, offsets) = (&matrix.scales[columns.clone()], &matrix.sums[columns]);
-            if S::OFFSET != 0 {
-                for sums in sums.chunks_exact_mut(width) {
-                    subtract(sums, offsets, S::OFFSET);
-                }
-            }
-            for (sums, row_scale) in sums.chunks_exact_mut(width).zip(row_scales) {
-                let row_scale = s.splat(*row_scale);
+            let scales = &matrix.scales[columns];
+            for sums in sums.chunks_exact_mut(width) {
                 for (sums, scales) in
                     sums.chunks_exact_mut(S::LANES).zip(scales.chunks_exact(S::LANES))
                 {
-                    // SAFETY: there are as many of each; i32, u32 and f32 have the same size.
+                    // SAFETY: there are as many of each.
                     unsafe {
-                        let sum = s.to_float(s.load_int(sums.as_ptr().cast()));
-                        let scale = s.mul(row_scale, s.load(scales.as_ptr()));
-                        s.store(sums.as_mut_ptr().cast(), s.mul(sum, scale));
+                        let scaled = s.mul(s.load(sums.as_ptr()), s.load(scales.as_ptr()));
+                        s.store(sums.as_mut_ptr(), scaled);
                     }
                 }
             }
         }
-    }
-}
-
-/// Takes away what `offset` added to each activation added to the sums of columns.
-#[inline(always)]
-fn subtract(sums: &mut [u32], of_columns: &[i32], offset: i32) {
-    for (sum, column) in sums.iter_mut().zip(of_columns) {
-        *sum = sum.cast_signed().wrapping_sub(offset.wrapping_mul(*column)).cast_unsigned();
     }
 }

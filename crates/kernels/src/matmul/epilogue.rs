@@ -72,8 +72,9 @@ pub enum Residual<'a> {
     Output,
 }
 
-/// What follows a product: `y = scale * activation(product + bias + addition) + residual`; with a gate
-/// `y = scale * activation(gate + bias + addition) * (other + other's bias + other's addition) + residual`.
+/// What follows a product: `y = scale * activation(product + bias + addition) * factor + residual`; with a
+/// gate `y = scale * activation(gate + bias + addition) * (other + other's bias + other's addition) *
+/// factor + residual`.
 #[derive(Clone, Copy, Debug)]
 pub struct Epilogue<'a> {
     /// `[n_out]`; for a matrix with a gate `[2 * n_out]`, the gate's first.
@@ -85,6 +86,8 @@ pub struct Epilogue<'a> {
     pub activation: Activation,
     /// 1 changes nothing.
     pub scale: f32,
+    /// What a gate's product came to, `[n_rows, n_out]`.
+    pub factor: Option<&'a [f32]>,
     /// What is added.
     pub residual: Residual<'a>,
 }
@@ -96,6 +99,7 @@ impl Default for Epilogue<'_> {
             addition: None,
             activation: Activation::None,
             scale: 1.0,
+            factor: None,
             residual: Residual::None,
         }
     }
@@ -113,6 +117,9 @@ impl Epilogue<'_> {
         }
         if let Some(addition) = self.addition {
             length("the addition", addition.len(), n_rows * n_out * n_parts)?;
+        }
+        if let Some(factor) = self.factor {
+            length("the factor", factor.len(), n_rows * n_out)?;
         }
         if let Residual::Add(residual) = self.residual {
             length("the residual", residual.len(), n_rows * n_out)?;
@@ -177,6 +184,9 @@ pub(crate) unsafe fn finish<S: Simd>(
         }
         if epilogue.scale != 1.0 {
             y = s.mul(y, s.splat(epilogue.scale));
+        }
+        if let Some(factor) = epilogue.factor {
+            y = s.mul(y, load(s, &factor[start + at..start + at + n]));
         }
         match epilogue.residual {
             Residual::None => {}

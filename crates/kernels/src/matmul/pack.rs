@@ -3,7 +3,7 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::{Layout, Matrix, Precision, Source};
+use super::{Geometry, Layout, Matrix, Precision, Source};
 use crate::pool::{Parts, Pool, part};
 
 /// Where the rows of a panel come from.
@@ -44,7 +44,8 @@ impl Rows<'_> {
 /// Fills an empty matrix; columns beyond the last stay zero.
 pub(super) fn fill(matrix: &mut Matrix, pool: &Pool, sources: &[Source<'_>]) {
     let rows = Rows { sources, layout: matrix.layout, n_in: matrix.n_in };
-    let (width, group) = (matrix.geometry.width, matrix.geometry.group);
+    let geometry = matrix.geometry;
+    let width = geometry.width;
     let precision = matrix.precision;
     let n_panels = matrix.n_out.div_ceil(width) * matrix.layout.n_panels();
     let panel_bytes = matrix.panel_bytes();
@@ -53,7 +54,7 @@ pub(super) fn fill(matrix: &mut Matrix, pool: &Pool, sources: &[Source<'_>]) {
         std::slice::from_raw_parts_mut(matrix.panels.as_mut_ptr(), n_panels * panel_bytes)
     };
     let bytes = Parts::new(bytes);
-    let (scales, sums) = (Parts::new(&mut matrix.scales), Parts::new(&mut matrix.sums));
+    let scales = Parts::new(&mut matrix.scales);
     pool.run(|thread_idx, n_threads| {
         let mut row = vec![0.0_f32; rows.n_in];
         for panel_idx in part(n_panels, 1, thread_idx, n_threads) {
@@ -72,13 +73,11 @@ pub(super) fn fill(matrix: &mut Matrix, pool: &Pool, sources: &[Source<'_>]) {
                     Precision::Bf16 => {
                         scatter(panel, (width, lane), &row, |x| bf16::from_f32(x).to_le_bytes());
                     }
-                    Precision::Int8 => {
+                    Precision::Int8 | Precision::Int8Weights => {
                         let column = panel_idx * width + lane;
                         // SAFETY: each column belongs to one panel.
-                        let (scale, sum) = unsafe {
-                            (scales.take(column..column + 1), sums.take(column..column + 1))
-                        };
-                        (scale[0], sum[0]) = bytes_of_row(panel, (width, lane, group), &row);
+                        let scale = unsafe { scales.take(column..column + 1) };
+                        scale[0] = bytes_of_row(panel, lane, geometry, &row);
                     }
                 }
             }
@@ -98,22 +97,17 @@ fn scatter<const N: usize>(
     }
 }
 
-/// Writes a column of signed bytes into its panel, and returns its scale and the sum of its bytes.
-fn bytes_of_row(
-    panel: &mut [u8],
-    (width, lane, group): (usize, usize, usize),
-    row: &[f32],
-) -> (f32, i32) {
+/// Writes a column of bytes into its panel, and returns its scale.
+fn bytes_of_row(panel: &mut [u8], lane: usize, geometry: Geometry, row: &[f32]) -> f32 {
+    let group = geometry.group;
     let largest = row.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
     let scale = largest / 127.0;
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-    let mut sum = 0;
-    for (step, values) in panel.chunks_exact_mut(width * group).zip(row.chunks(group)) {
+    for (step, values) in panel.chunks_exact_mut(geometry.width * group).zip(row.chunks(group)) {
         for (to, x) in step[lane * group..].iter_mut().zip(values) {
             let q = (x * inverse).round_ties_even() as i8;
-            sum += i32::from(q);
-            *to = q.cast_unsigned();
+            *to = q.cast_unsigned().wrapping_add(geometry.offset);
         }
     }
-    (scale, sum)
+    scale
 }

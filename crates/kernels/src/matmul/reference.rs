@@ -11,7 +11,7 @@ pub(super) fn held(row: &[f32], precision: Precision) -> Vec<f32> {
         Precision::F32 => row.to_vec(),
         Precision::F16 => row.iter().map(|x| f16::from_f32(*x).to_f32()).collect(),
         Precision::Bf16 => row.iter().map(|x| bf16::from_f32(*x).to_f32()).collect(),
-        Precision::Int8 => bytes(row),
+        Precision::Int8 | Precision::Int8Weights => bytes(row),
     }
 }
 

@@ -4,13 +4,14 @@ use std::num::NonZeroUsize;
 
 use half::{bf16, f16};
 
-use super::{Activation, Epilogue, Matrix, Precision, Residual, Source, reference};
+use super::{Activation, Epilogue, Matrix, Precision, Residual, SHARED, Source, reference};
 use crate::isa::Isa;
 use crate::memory::Scratch;
 use crate::pool::{Cpu, Pool};
 use crate::random::Random;
 
-const ALL: [Precision; 4] = [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8];
+const ALL: [Precision; 5] =
+    [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8, Precision::Int8Weights];
 
 fn pool(n_threads: usize) -> Pool {
     Pool::new(NonZeroUsize::new(n_threads).unwrap()).unwrap()
@@ -43,7 +44,9 @@ fn expected(x: &[f32], weights: &[f32], n_in: usize, precision: Precision) -> Ve
     let held: Vec<f32> =
         weights.chunks(n_in).flat_map(|row| reference::held(row, precision)).collect();
     let x: Vec<f32> = match precision {
-        Precision::Int8 => x.chunks(n_in).flat_map(reference::bytes).collect(),
+        Precision::Int8 => {
+            x.chunks(n_in).flat_map(|row| row.chunks(SHARED)).flat_map(reference::bytes).collect()
+        }
         _ => x.to_vec(),
     };
     reference::product(&x, &held, n_in)
@@ -104,6 +107,7 @@ fn epilogues_do_what_they_say() {
     let other = random.floats(n_out * n_in);
     let bias = random.floats(2 * n_out);
     let residual = random.floats(n_rows * n_out);
+    let factor = random.floats(n_rows * n_out);
     let additions = random.floats(n_rows * 2 * n_out);
     let (of_gate, of_other): (Vec<&[f32]>, Vec<&[f32]>) =
         additions.chunks_exact(2 * n_out).map(|row| row.split_at(n_out)).unzip();
@@ -133,12 +137,14 @@ fn epilogues_do_what_they_say() {
             addition: Some(&of_gate),
             activation,
             scale: 0.5,
+            factor: Some(&factor),
             residual: Residual::Add(&residual),
         };
         let one =
             Matrix::pack(Cpu { isa, pool: &pool }, &[Source::F32(&weights)], n_in, Precision::F32);
         let found = multiply(&one.unwrap(), &pool, &x, &epilogue);
-        let wanted: Vec<f64> = (0..found.len()).map(|i| at(i) * 0.5 + add(i)).collect();
+        let wanted: Vec<f64> =
+            (0..found.len()).map(|i| at(i) * 0.5 * f64::from(factor[i]) + add(i)).collect();
         assert_close(&format!("{isa} {activation:?}"), &found, &wanted, 1e-5);
 
         let (gate, other) = (Source::F32(&weights), Source::F32(&other));
@@ -154,7 +160,8 @@ fn epilogues_do_what_they_say() {
         let mut scratch = Scratch::with_capacity(gated.scratch_bytes(n_rows, 2));
         gated.multiply(&pool, &x, &mut found, &epilogue, &mut scratch).unwrap();
         let up = |idx: usize| plain[idx] + f64::from(bias[n_out + idx % n_out] + of_other[idx]);
-        let wanted: Vec<f64> = (0..found.len()).map(|i| at(i) * up(i) * 0.5 + add(i)).collect();
+        let wanted: Vec<f64> =
+            (0..found.len()).map(|i| at(i) * up(i) * 0.5 * f64::from(factor[i]) + add(i)).collect();
         assert_close(&format!("{isa} gated {activation:?}"), &found, &wanted, 1e-5);
     }
 }

@@ -1,6 +1,6 @@
 //! The inner loop: a block of rows times a few panels, with all sums in registers.
 
-use super::product::Product;
+use super::product::{Product, Scale};
 use crate::vector::Simd;
 
 /// Whether sums begin or go on from the steps before.
@@ -18,12 +18,15 @@ pub(super) struct Block<E, W> {
     pub(super) n_panels: usize,
     /// `[steps, n_rows]`.
     pub(super) rows: *const E,
+    /// `[groups of steps, n_rows]`, where the form has groups; `steps` are whole ones but for a row's
+    /// last.
+    pub(super) scales: *const Scale,
     /// The first panel at the first step: `[steps, 2 * LANES, GROUP]`.
     pub(super) panels: *const W,
     /// From one panel to the next, in stored elements.
     pub(super) panel_stride: usize,
     /// `[n_rows, 2 * LANES]` for each panel.
-    pub(super) sums: *mut u32,
+    pub(super) sums: *mut f32,
     /// From one panel's sums to the next's.
     pub(super) sums_stride: usize,
 }
@@ -82,13 +85,13 @@ unsafe fn fixed<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     let sums_at = |n: usize, r: usize, half: usize| {
         block.sums.wrapping_add(n * block.sums_stride + (r * 2 + half) * lanes)
     };
-    let mut sums = [[[P::zero(s); 2]; R]; N];
+    let mut sums = [[[s.splat(0.0); 2]; R]; N];
     if block.start == Start::Stored {
         for (n, sums) in sums.iter_mut().enumerate() {
             for (r, sums) in sums.iter_mut().enumerate() {
                 for (half, sum) in sums.iter_mut().enumerate() {
                     // SAFETY: the block's sums can be read.
-                    *sum = unsafe { P::load(s, sums_at(n, r, half)) };
+                    *sum = unsafe { s.load(sums_at(n, r, half)) };
                 }
             }
         }
@@ -96,31 +99,55 @@ unsafe fn fixed<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     let mut rows = block.rows;
     let mut panels: [*const P::Stored; N] =
         std::array::from_fn(|n| block.panels.wrapping_add(n * block.panel_stride));
-    for _ in 0..block.steps {
-        for (sums, panel) in sums.iter_mut().zip(&mut panels) {
-            // Blocks in between load as much as the machine can without.
-            if N > 1 || R > 4 {
-                s.prefetch(panel.wrapping_byte_add(AHEAD).cast());
+    let mut scales = block.scales;
+    let mut left = block.steps;
+    while left > 0 {
+        let steps = P::STEPS.min(left);
+        let mut partial: [[[P::Partial; 2]; R]; N] = sums.map(|sums| {
+            let mut r = 0;
+            sums.map(|sums| {
+                // SAFETY: each group has a scale for each row.
+                let begun = sums.map(|sum| unsafe { P::begin(s, sum, scales.wrapping_add(r)) });
+                r += 1;
+                begun
+            })
+        });
+        for _ in 0..steps {
+            for (partial, panel) in partial.iter_mut().zip(&mut panels) {
+                // Blocks in between load as much as the machine can without.
+                if N > 1 || R > 4 {
+                    s.prefetch(panel.wrapping_byte_add(AHEAD).cast());
+                }
+                // SAFETY: the panel has this step.
+                let low = unsafe { P::weights(s, *panel) };
+                // SAFETY: as above.
+                let high = unsafe { P::weights(s, panel.wrapping_add(lanes * P::GROUP)) };
+                for (r, [first, second]) in partial.iter_mut().enumerate() {
+                    // SAFETY: the rows have this step.
+                    let element = unsafe { *rows.add(r) };
+                    *first = P::join(s, *first, low, element);
+                    *second = P::join(s, *second, high, element);
+                }
+                *panel = panel.wrapping_add(2 * lanes * P::GROUP);
             }
-            // SAFETY: the panel has this step.
-            let low = unsafe { P::weights(s, *panel) };
-            // SAFETY: as above.
-            let high = unsafe { P::weights(s, panel.wrapping_add(lanes * P::GROUP)) };
-            for (r, [first, second]) in sums.iter_mut().enumerate() {
-                // SAFETY: the rows have this step.
-                let element = unsafe { *rows.add(r) };
-                *first = P::join(s, *first, low, element);
-                *second = P::join(s, *second, high, element);
-            }
-            *panel = panel.wrapping_add(2 * lanes * P::GROUP);
+            rows = rows.wrapping_add(R);
         }
-        rows = rows.wrapping_add(R);
+        for (sums, partial) in sums.iter_mut().zip(&partial) {
+            for (r, (sums, partial)) in sums.iter_mut().zip(partial).enumerate() {
+                for (sum, partial) in sums.iter_mut().zip(partial) {
+                    // SAFETY: each group has a scale for each row.
+                    *sum = unsafe { P::end(s, *partial, *sum, scales.wrapping_add(r)) };
+                }
+            }
+        }
+        scales = scales.wrapping_add(R);
+        left -= steps;
     }
     for (n, sums) in sums.iter().enumerate() {
         for (r, sums) in sums.iter().enumerate() {
             for (half, sum) in sums.iter().enumerate() {
                 // SAFETY: the block's sums can be written.
-                unsafe { P::store(s, sums_at(n, r, half), *sum) };
+                unsafe { s.store(sums_at(n, r, half), *sum) };
             }
         }
     }

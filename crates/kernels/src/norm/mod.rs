@@ -57,7 +57,55 @@ pub struct NormRows<'a> {
     pub output: &'a mut [f32],
 }
 
+/// Heads in rows that hold other things, too, to be normalised where they lie.
+#[derive(Debug)]
+pub struct NormHeads<'a> {
+    /// `[n_rows, stride]`.
+    pub rows: &'a mut [f32],
+    /// Elements of a row.
+    pub stride: usize,
+    /// Where the first head begins.
+    pub first_column: usize,
+    /// Heads of `dim` elements, one after another.
+    pub n_heads: usize,
+    /// `[n_rows, n_heads * dim]`, to which the result is added.
+    pub onto: Option<&'a mut [f32]>,
+}
+
 impl Norm<'_> {
+    /// Normalises heads in place.
+    ///
+    /// # Errors
+    /// The heads don't fit their rows, or the slices are not of whole rows.
+    pub fn apply_heads(&self, cpu: Cpu<'_>, heads: NormHeads<'_>) -> Result<(), KernelError> {
+        let width = heads.n_heads * self.weight.len();
+        let n_rows = heads.rows.len() / heads.stride.max(1);
+        length("the rows", heads.rows.len(), n_rows * heads.stride)?;
+        if heads.first_column + width > heads.stride {
+            let wanted = "at least all heads";
+            return Err(KernelError::Value { what: "the stride", found: heads.stride, wanted });
+        }
+        if let Some(bias) = self.bias {
+            length("the bias", bias.len(), self.weight.len())?;
+        }
+        if let Some(onto) = &heads.onto {
+            length("what is added to", onto.len(), n_rows * width)?;
+        }
+        let (stride, first_column) = (heads.stride, heads.first_column);
+        let rows = Parts::new(heads.rows);
+        let onto = heads.onto.map(Parts::new);
+        cpu.split(n_rows, Load::of(n_rows * width), |range| {
+            // SAFETY: ranges of different threads don't meet.
+            let (rows, onto) = unsafe {
+                let onto = onto.as_ref().map(|o| o.take(range.start * width..range.end * width));
+                (rows.take(range.start * stride..range.end * stride), onto)
+            };
+            let columns = first_column..first_column + width;
+            cpu.isa.run(InPlace { norm: *self, rows, stride, columns, onto });
+        });
+        Ok(())
+    }
+
     /// Normalises rows.
     ///
     /// # Errors
@@ -89,6 +137,41 @@ impl Norm<'_> {
             cpu.isa.run(Apply { norm: *self, x, add, sum, output });
         });
         Ok(())
+    }
+}
+
+/// Heads of some rows.
+struct InPlace<'a> {
+    norm: Norm<'a>,
+    rows: &'a mut [f32],
+    stride: usize,
+    columns: std::ops::Range<usize>,
+    onto: Option<&'a mut [f32]>,
+}
+
+impl Arithmetic for InPlace<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let (dim, width) = (self.norm.weight.len(), self.columns.len());
+        for (idx, row) in self.rows.chunks_exact_mut(self.stride).enumerate() {
+            let row = &mut row[self.columns.clone()];
+            for head in row.chunks_exact_mut(dim) {
+                let mut total = s.splat(0.0);
+                for part in head.chunks(S::LANES) {
+                    total = s.add(total, load(s, part));
+                }
+                normalise(s, &self.norm, s.sum(total), head);
+            }
+            if let Some(onto) = &mut self.onto {
+                let onto = &mut onto[idx * width..(idx + 1) * width];
+                for (onto, add) in onto.chunks_mut(S::LANES).zip(row.chunks(S::LANES)) {
+                    let sum = s.add(load(s, onto), load(s, add));
+                    store(s, onto, sum);
+                }
+            }
+        }
     }
 }
 

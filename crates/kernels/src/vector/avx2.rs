@@ -106,7 +106,7 @@ impl Simd for Avx2 {
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         };
-        zero_int() -> __m256i = _mm256_setzero_si256();
+        splat_int(x: i32) -> __m256i = _mm256_set1_epi32(x);
         to_float(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
         join(sum: __m256i, bytes: __m256i, group: u32) -> __m256i =
             _mm256_add_epi32(sum, _mm256_madd_epi16(bytes, _mm256_set1_epi32(group.cast_signed())));
@@ -124,8 +124,8 @@ impl Simd for Avx2 {
             let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
         };
-        load_int(from: *const i32) -> __m256i = _mm256_loadu_si256(from.cast());
-        store_int(to: *mut i32, a: __m256i) -> () = _mm256_storeu_si256(to.cast(), a);
+        load_i8(from: *const i8) -> __m256 =
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())));
         load_bytes(from: *const i8) -> __m256i =
             _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast()));
     }

@@ -75,7 +75,7 @@ macro_rules! floats {
                 _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), y, x);
             sum(a: __m512) -> f32 = _mm512_reduce_add_ps(a);
             largest(a: __m512) -> f32 = _mm512_reduce_max_ps(a);
-            zero_int() -> __m512i = _mm512_setzero_si512();
+            splat_int(x: i32) -> __m512i = _mm512_set1_epi32(x);
             to_float(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
             prefetch(at: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(at.cast());
         }
@@ -93,8 +93,8 @@ macro_rules! floats {
                 let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
             };
-            load_int(from: *const i32) -> __m512i = _mm512_loadu_si512(from.cast());
-            store_int(to: *mut i32, a: __m512i) -> () = _mm512_storeu_si512(to.cast(), a);
+            load_i8(from: *const i8) -> __m512 =
+                _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())));
         }
     };
 }
@@ -129,19 +129,18 @@ impl Simd for Avx512Vnni {
 
     of_registers! {
         join(sum: __m512i, bytes: __m512i, group: u32) -> __m512i =
-            _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(group.cast_signed()), bytes);
+            _mm512_dpbusd_epi32(sum, bytes, _mm512_set1_epi32(group.cast_signed()));
     }
 
     of_memory! {
         load_bytes(from: *const i8) -> __m512i = _mm512_loadu_si512(from.cast());
     }
 
-    // The instruction multiplies unsigned with signed bytes: 128 is added here, and what that adds to
-    // a sum is taken away at its end.
+    // The instruction multiplies unsigned with signed bytes: weights are stored with 128 more, and sums
+    // begin with what that adds to them taken away.
     #[inline(always)]
     fn group(self, quantised: &[i8]) -> u32 {
-        let byte = |idx: usize| quantised[idx].cast_unsigned() ^ 0x80;
-        u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
+        u32::from_le_bytes([0, 1, 2, 3].map(|idx: usize| quantised[idx].cast_unsigned()))
     }
 }
 

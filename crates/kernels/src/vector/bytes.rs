@@ -15,6 +15,8 @@ pub(crate) trait Bytes: Copy {
     fn twice(self, from: u128) -> Self::B;
     /// The low halves of the first 16 bytes of a slice, then their high halves.
     fn nibbles(self, from: &[u8]) -> Self::B;
+    /// A byte for each bit, the lowest first: all ones where it is set.
+    fn spread(self, bits: u32) -> Self::B;
     /// Each byte's bits, up by `n <= 7`; the `n` lowest are of no use.
     fn up(self, a: Self::B, n: usize) -> Self::B;
     /// Each byte's bits, down by `n <= 7`; the `n` highest are of no use.
@@ -92,6 +94,11 @@ impl Bytes for super::Scalar {
     #[inline(always)]
     fn nibbles(self, from: &[u8]) -> [u8; 32] {
         std::array::from_fn(|idx| from[idx % 16] >> (idx / 16 * 4) & 0xf)
+    }
+
+    #[inline(always)]
+    fn spread(self, bits: u32) -> [u8; 32] {
+        std::array::from_fn(|idx| if bits >> idx & 1 == 1 { 0xff } else { 0 })
     }
 
     #[inline(always)]
@@ -226,6 +233,15 @@ macro_rules! bytes_of_256 {
                 let packed = _mm_loadu_si128(from[..16].as_ptr().cast());
                 let both = _mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed);
                 _mm256_and_si256(both, _mm256_set1_epi8(0xf))
+            };
+            spread(bits: u32) -> __m256i = {
+                // Each byte to the eight places of its bits, where all others are set.
+                let places = _mm256_setr_epi64x(
+                    0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303,
+                );
+                let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(bits.cast_signed()), places);
+                let others = _mm256_set1_epi64x(0x7fbf_dfef_f7fb_fdfe);
+                _mm256_cmpeq_epi8(_mm256_or_si256(bytes, others), _mm256_set1_epi8(-1))
             };
             up(a: __m256i, n: usize) -> __m256i =
                 _mm256_sll_epi16(a, _mm_cvtsi32_si128(n as i32));

@@ -40,14 +40,14 @@ pub(crate) trait Simd: bytes::Bytes {
     const BLOCKS: usize;
     /// Bytes of a column that join its sum in one step.
     const GROUP: usize;
-    /// What is added to activations of 8 bits to make them unsigned.
+    /// What is added to weights of 8 bits to make them unsigned.
     const OFFSET: i32;
 
     /// `LANES` f32.
     type F: Copy;
     /// `LANES` i32.
     type I: Copy;
-    /// `LANES` columns of `GROUP` signed bytes.
+    /// `LANES` columns of `GROUP` bytes.
     type Packed: Copy;
 
     /// All lanes `x`.
@@ -112,18 +112,14 @@ pub(crate) trait Simd: bytes::Bytes {
     /// They can be read.
     unsafe fn load_bf16(self, from: *const u16) -> Self::F;
 
-    /// No sum yet.
-    fn zero_int(self) -> Self::I;
-    /// `LANES` i32 from memory.
+    /// `LANES` signed bytes from memory.
     ///
     /// # Safety
     /// They can be read.
-    unsafe fn load_int(self, from: *const i32) -> Self::I;
-    /// To memory.
-    ///
-    /// # Safety
-    /// `LANES` i32 can be written.
-    unsafe fn store_int(self, to: *mut i32, a: Self::I);
+    unsafe fn load_i8(self, from: *const i8) -> Self::F;
+
+    /// All lanes `x`.
+    fn splat_int(self, x: i32) -> Self::I;
     /// As f32.
     fn to_float(self, a: Self::I) -> Self::F;
     /// `LANES` columns of `GROUP` bytes.

@@ -151,20 +151,15 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn zero_int(self) -> Self::I {
-        [0; LANES]
-    }
-
-    #[inline(always)]
-    unsafe fn load_int(self, from: *const i32) -> Self::I {
+    unsafe fn load_i8(self, from: *const i8) -> F {
         // SAFETY: the caller says that they can be read.
-        unsafe { from.cast::<Self::I>().read_unaligned() }
+        let bytes = unsafe { from.cast::<[i8; LANES]>().read() };
+        each(|lane| f32::from(bytes[lane]))
     }
 
     #[inline(always)]
-    unsafe fn store_int(self, to: *mut i32, a: Self::I) {
-        // SAFETY: the caller says that they can be written.
-        unsafe { to.cast::<Self::I>().write_unaligned(a) }
+    fn splat_int(self, x: i32) -> Self::I {
+        [x; LANES]
     }
 
     #[inline(always)]

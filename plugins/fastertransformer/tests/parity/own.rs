@@ -55,13 +55,41 @@ fn distance(found: &[f32], expect: &[f32]) -> f32 {
 
 /// How far each form may be from f32, as a part of the values' size: a mantissa of 11 or 8 bits, or 127
 /// steps, at each matrix.
-const FORMS: [(&str, &str, f32); 5] = [
+const FORMS: [(&str, &str, f32); 6] = [
     ("dtype", "fp16", 2e-3),
     ("dtype", "bf16", 2e-2),
-    ("quantize", "int8", 1e-1),
+    ("quantize", "int8", 5e-2),
+    ("quantize", "int8-weight-only", 5e-2),
     ("kv_cache_dtype", "fp16", 2e-3),
     ("kv_cache_dtype", "bf16", 1e-2),
 ];
+
+/// Blocks that are made at load, for models whose matrices they divide; 15 steps for 4 bits.
+const ENCODED: [(&str, f32); 2] = [("q8", 3e-2), ("q4", 3e-1)];
+const DIVIDED: [&str; 5] = ["gpt2", "llama_gqa", "bloom", "bart", "t5"];
+
+#[test]
+fn matrices_are_encoded_to_blocks() {
+    let prompt = tokens(40, 6);
+    for name in DIVIDED {
+        let mut exact = load_on(&fixture(name), &[("dtype", "fp32")], 2);
+        let expect = rows(&mut exact, &prompt);
+        for (form, most) in ENCODED {
+            let mut model = load_on(&fixture(name), &[("quantize", form)], 2);
+            let apart = distance(&rows(&mut model, &prompt), &expect);
+            assert!(apart > 1e-4 && apart <= most, "{name} {form}: {apart}");
+            let (held, whole) = (model.info.weight_bytes, exact.info.weight_bytes);
+            assert!(held * 2 < whole, "{name} {form}: {held} of {whole} bytes");
+        }
+    }
+    let Err(error) = try_load(&fixture("gemma3"), &[("quantize", "q4")]) else {
+        panic!("48 columns are not whole blocks of 32");
+    };
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let message = "option.quantize: decoder.layers.0.feed_forward.down.weight has 48 columns, which \
+                   blocks of 32 don't divide; use int8 or int8-weight-only, which take any number";
+    assert_eq!(error.message(), message);
+}
 
 #[test]
 fn other_forms_are_near_f32() {
@@ -93,7 +121,7 @@ fn forms_that_are_not_asked_for_lose_nothing() {
 #[test]
 fn blocks_of_a_file_are_multiplied_where_they_lie() {
     let dir = workspace("tests/fixtures/gguf_llama");
-    for kind in ["Q8_0", "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K"] {
+    for kind in ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K"] {
         let file = dir.join(format!("model-{kind}.gguf"));
         let mut exact = load_on(&file, &[("dtype", "fp32")], 2);
         let mut model = load_on(&file, &[], 2);
@@ -113,7 +141,11 @@ fn blocks_of_a_file_are_multiplied_where_they_lie() {
 fn bits_are_the_same_on_any_number_of_threads() {
     let prompt = tokens(70, 5);
     for name in DECODERS.iter().chain(&OTHERS) {
-        for form in [("dtype", "fp32"), ("quantize", "int8")] {
+        let mut forms = vec![("dtype", "fp32"), ("quantize", "int8")];
+        if DIVIDED.contains(name) {
+            forms.push(("quantize", "q4"));
+        }
+        for form in forms {
             let expect = rows(&mut load_on(&fixture(name), &[form], 1), &prompt);
             for n_threads in [2, 3] {
                 let mut model = load_on(&fixture(name), &[form], n_threads);

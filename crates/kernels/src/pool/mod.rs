@@ -4,35 +4,32 @@
 //! they watch a counter for some microseconds and then sleep. The thread that calls [`Pool::run`] is
 //! number 0 and works, too. Nothing is allocated for a run.
 //!
-//! ```text
-//! caller                              worker
-//! publish the closure                 wait until the epoch changes (watch, then park)
-//! epoch += 1, wake who sleeps         call the closure
-//! call the closure                    running -= 1, wake the caller if it sleeps
-//! wait until running is 0
-//! ```
-//!
-//! Sleeping is a pair of flags: who is about to sleep says so and looks at the counter again; who
-//! changes the counter looks at the flag afterwards. All four are sequentially consistent, so at least
-//! one of the two sees the other.
+//! How they wait for each other is in `barrier`.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
+use barrier::Barrier;
+
 use crate::isa::Isa;
 
-/// Looks at a counter before its thread goes to sleep: some tens of microseconds.
-const LOOKS: u32 = 10_000;
+mod barrier;
 
-/// One value a cache line, so that a thread that writes it disturbs no other.
-#[repr(align(128))]
-struct Line<T>(T);
+/// What the barrier is made of; its model in `tests/barrier.rs` has others.
+mod sync {
+    pub(super) use std::hint::spin_loop;
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+    pub(super) use std::thread::{park, yield_now};
+
+    /// Looks at a counter before its thread goes to sleep: some tens of microseconds.
+    pub(super) const LOOKS: u32 = 10_000;
+}
 
 /// The closure of a run, without its type.
 #[derive(Clone, Copy)]
@@ -42,13 +39,7 @@ struct Work {
 }
 
 struct Shared {
-    /// Counts runs; the top of the count says that the pool ends.
-    epoch: Line<AtomicUsize>,
-    /// Workers that have not finished the run.
-    running: Line<AtomicUsize>,
-    /// Whether each worker sleeps.
-    asleep: Box<[Line<AtomicBool>]>,
-    caller_asleep: Line<AtomicBool>,
+    barrier: Barrier,
     /// Written by the caller while no worker runs.
     work: UnsafeCell<Option<Work>>,
     /// The thread to wake at the end of the run; written as `work` is.
@@ -59,8 +50,7 @@ struct Shared {
 }
 
 // SAFETY: `work` and `caller` are written only between runs, by the thread that holds the pool's lock,
-// and read by workers only between the epoch's change and their own subtraction from `running`. The
-// closure that `work` points to is `Sync`, as `Pool::run` asks, and outlives the run.
+// and read by workers only between a run's start and their own `finish`. The closure that `work` points to is `Sync`, as `Pool::run` asks, and outlives the run.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; nothing in it belongs to a thread.
 unsafe impl Send for Shared {}
@@ -92,10 +82,7 @@ impl Pool {
     pub fn new(n_threads: NonZeroUsize) -> std::io::Result<Self> {
         let n_workers = n_threads.get() - 1;
         let shared = Arc::new(Shared {
-            epoch: Line(AtomicUsize::new(0)),
-            running: Line(AtomicUsize::new(0)),
-            asleep: (0..n_workers).map(|_| Line(AtomicBool::new(false))).collect(),
-            caller_asleep: Line(AtomicBool::new(false)),
+            barrier: Barrier::new(n_workers),
             work: UnsafeCell::new(None),
             caller: UnsafeCell::new(None),
             panic: Mutex::new(None),
@@ -136,13 +123,11 @@ impl Pool {
                 Some(Work { closure: (&raw const work).cast(), call: call::<F> });
             *self.shared.caller.get() = Some(thread::current());
         }
-        self.shared.running.0.store(self.workers.len(), SeqCst);
-        self.shared.epoch.0.fetch_add(1, SeqCst);
-        self.wake();
+        self.start();
         INSIDE.set(true);
         let own = catch_unwind(AssertUnwindSafe(|| work(0, n_threads)));
         INSIDE.set(false);
-        self.wait();
+        self.shared.barrier.wait_for_workers();
         let theirs = lock(&self.shared.panic).take();
         if let Err(panic) = own {
             resume_unwind(panic);
@@ -152,27 +137,20 @@ impl Pool {
         }
     }
 
-    /// Wakes the workers that sleep.
-    fn wake(&self) {
-        for (asleep, worker) in self.shared.asleep.iter().zip(&self.workers) {
-            if asleep.0.load(SeqCst) {
+    /// Lets the workers run.
+    fn start(&self) {
+        self.shared.barrier.start(|worker_idx| {
+            if let Some(worker) = self.workers.get(worker_idx) {
                 worker.thread().unpark();
             }
-        }
-    }
-
-    /// Waits for the workers to finish the run.
-    fn wait(&self) {
-        let running = &self.shared.running.0;
-        wait_until(|| running.load(SeqCst) == 0, &self.shared.caller_asleep.0);
+        });
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.ends.store(true, SeqCst);
-        self.shared.epoch.0.fetch_add(1, SeqCst);
-        self.wake();
+        self.shared.ends.store(true, Ordering::Relaxed);
+        self.start();
         for worker in self.workers.drain(..) {
             // A worker catches what its work panics with, so there is nothing to hear.
             let _ = worker.join();
@@ -199,39 +177,18 @@ unsafe fn call<F: Fn(usize, usize) + Sync>(
     work(thread_idx, n_threads);
 }
 
-/// Looks until `done`, and sleeps after a while with `asleep` set.
-fn wait_until(done: impl Fn() -> bool, asleep: &AtomicBool) {
-    for look in 0..LOOKS {
-        if done() {
-            return;
-        }
-        // With fewer cores than threads, who is waited for may need this one.
-        if look % 1024 == 1023 {
-            thread::yield_now();
-        }
-        std::hint::spin_loop();
-    }
-    asleep.store(true, SeqCst);
-    while !done() {
-        thread::park();
-    }
-    asleep.store(false, SeqCst);
-}
-
 /// What a worker does until the pool ends.
 fn serve(shared: &Shared, worker_idx: usize) {
     INSIDE.set(true);
-    let n_threads = shared.asleep.len() + 1;
+    let n_threads = shared.barrier.n_workers() + 1;
     let mut seen = 0;
     loop {
-        wait_until(|| shared.epoch.0.load(SeqCst) != seen, &shared.asleep[worker_idx].0);
-        // A run waits for every worker, so that none is missed.
-        seen = seen.wrapping_add(1);
-        if shared.ends.load(SeqCst) {
+        seen = shared.barrier.wait_for_run(worker_idx, seen);
+        if shared.ends.load(Ordering::Relaxed) {
             return;
         }
-        // SAFETY: the caller wrote it before it changed the epoch, and writes again only when
-        // `running` is 0.
+        // SAFETY: the caller wrote it before it started the run, and writes again only when all workers
+        // have finished.
         let (work, caller) = unsafe { (*shared.work.get(), (*shared.caller.get()).clone()) };
         if let Some(work) = work {
             // SAFETY: the closure lives until `Pool::run` returns, which waits for `running`.
@@ -240,8 +197,7 @@ fn serve(shared: &Shared, worker_idx: usize) {
                 lock(&shared.panic).get_or_insert(panic);
             }
         }
-        if shared.running.0.fetch_sub(1, SeqCst) == 1
-            && shared.caller_asleep.0.load(SeqCst)
+        if shared.barrier.finish()
             && let Some(caller) = caller
         {
             caller.unpark();
@@ -331,6 +287,7 @@ impl<'a, T> Parts<'a, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::time::Duration;
 
     fn pool(n_threads: usize) -> Pool {
