@@ -1,6 +1,7 @@
 //! Files mapped into memory: the only unsafe code of this crate.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -46,8 +47,64 @@ impl MappedFile {
         &self.path
     }
 
+    /// Gives back the memory of what was read of `span`; touching it reads the file again.
+    pub(crate) fn release(&self, span: Range<usize>) {
+        let Some(map) = &self.map else { return };
+        if span.start >= span.end || span.end > map.len() {
+            return;
+        }
+        #[cfg(unix)]
+        {
+            // SAFETY: the map is of a file and read-only, so pages that are dropped come back from the
+            // file with the same bytes; slices made from it stay valid.
+            let advised = unsafe {
+                map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    span.start,
+                    span.len(),
+                )
+            };
+            if let Err(error) = advised {
+                tracing::debug!(%error, path = %self.path.display(), "pages stay in memory");
+            }
+        }
+    }
+
     /// Its content.
     pub(crate) fn bytes(&self) -> &[u8] {
         self.map.as_deref().unwrap_or_default()
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// Bytes of the file that are in this process's memory.
+    fn resident(path: &Path) -> usize {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let path = path.to_str().unwrap();
+        let mut lines = maps.lines().skip_while(|line| !line.ends_with(path)).skip(1);
+        let rss = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        rss.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    }
+
+    #[test]
+    fn released_pages_leave_memory_and_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("weights");
+        let content: Vec<u8> =
+            (0..1 << 20).map(|idx: u32| (idx.wrapping_mul(31) >> 3) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        assert!(file.bytes() == content);
+        assert_eq!(resident(&path), content.len());
+        file.release(0..content.len() / 2);
+        assert!(resident(&path) <= content.len() / 2);
+        assert!(file.bytes() == content);
+        // Nothing of the file, and more than the file, are no pages.
+        file.release(5..5);
+        file.release(0..content.len() + 1);
+        assert_eq!(resident(&path), content.len());
     }
 }

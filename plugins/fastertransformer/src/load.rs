@@ -114,6 +114,7 @@ impl<'a> Loader<'a, '_> {
         let tensor = self.get(name)?;
         let mut values = vec![0.0; tensor.n_elements()];
         self.weights.read_f32(name, &mut values).map_err(|error| model_error(&error))?;
+        tensor.source().release_pages();
         self.count(tensor)?;
         Ok(values)
     }
@@ -243,7 +244,16 @@ impl<'a> Loader<'a, '_> {
                 Weights::Packed(matrix.map_err(compute)?)
             }
         };
+        self.release(&names)?;
         Ok(Linear::new(weights, bias, modules))
+    }
+
+    /// Gives back the file's pages of tensors that were packed: weights are in memory once.
+    fn release(&self, names: &[String]) -> Loaded<()> {
+        for name in names {
+            self.get(name)?.source().release_pages();
+        }
+        Ok(())
     }
 
     /// The blocks that matrices of these tensors are encoded to, if they are.
@@ -569,6 +579,7 @@ impl<'a> Loader<'a, '_> {
         let bias = self.bias(path, &parts, &rows)?;
         let modules = parts.iter().map(|part| join(path, part)).zip(rows).collect();
         let weights = Weights::Packed(matrix.map_err(compute)?);
+        self.release(&names)?;
         Ok(Up::Gated(Linear::new(weights, bias, modules)))
     }
 

@@ -69,7 +69,7 @@ impl Weights {
         let (name, place) = self.tensors.get_key_value(name)?;
         let file = self.files.get(place.file_idx)?;
         let bytes = file.bytes().get(place.layout.span.clone())?;
-        Some(Tensor { name, layout: &place.layout, bytes, file: file.path() })
+        Some(Tensor { name, layout: &place.layout, bytes, file })
     }
 
     /// Whether there is a tensor of this name.

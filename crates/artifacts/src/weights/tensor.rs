@@ -7,6 +7,7 @@ use super::blocks::{DecodeBlock, LARGEST};
 use super::dtype::{DType, Decode};
 use super::order::RowOrder;
 use crate::error::{ArtifactError, shorten};
+use crate::mapping::MappedFile;
 
 /// Most dimensions of a tensor; PyTorch has the same limit.
 pub(super) const MAX_RANK: usize = 64;
@@ -47,7 +48,7 @@ pub struct Tensor<'a> {
     pub(super) name: &'a str,
     pub(super) layout: &'a Layout,
     pub(super) bytes: &'a [u8],
-    pub(super) file: &'a Path,
+    pub(super) file: &'a MappedFile,
 }
 
 impl<'a> Tensor<'a> {
@@ -105,7 +106,13 @@ impl<'a> Tensor<'a> {
 
     /// The file.
     pub fn file(&self) -> &'a Path {
-        self.file
+        self.file.path()
+    }
+
+    /// Gives back the memory that its pages of the file take, for who made something else of them.
+    /// They are read again when they are touched.
+    pub fn release_pages(&self) {
+        self.file.release(self.layout.span.clone());
     }
 
     /// Converts all elements to f32 and writes them in row-major order to `out`, which must hold
@@ -239,7 +246,11 @@ impl<'a> Tensor<'a> {
     }
 
     fn error(&self, reason: String) -> ArtifactError {
-        ArtifactError::Tensor { path: self.file.to_owned(), tensor: shorten(self.name), reason }
+        ArtifactError::Tensor {
+            path: self.file.path().to_owned(),
+            tensor: shorten(self.name),
+            reason,
+        }
     }
 }
 

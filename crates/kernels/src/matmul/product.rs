@@ -28,6 +28,8 @@ pub(super) trait Product<S: Simd> {
     /// Steps of a group: what they sum up to joins the sums as f32.
     const STEPS: usize;
 
+    fn zero(s: S) -> Self::Partial;
+
     /// Where a group's sums begin, for a row whose group has the scale at `scale`.
     ///
     /// # Safety
@@ -65,6 +67,11 @@ macro_rules! float_forms {
             type Weights = S::F;
             const GROUP: usize = 1;
             const STEPS: usize = usize::MAX;
+
+            #[inline(always)]
+            fn zero(s: S) -> S::F {
+                s.splat(0.0)
+            }
 
             #[inline(always)]
             unsafe fn begin(_: S, sum: S::F, _: *const Scale) -> S::F {
@@ -111,6 +118,11 @@ impl<S: Simd> Product<S> for Byte {
     type Weights = S::Packed;
     const GROUP: usize = S::GROUP;
     const STEPS: usize = SHARED / S::GROUP;
+
+    #[inline(always)]
+    fn zero(s: S) -> S::I {
+        s.splat_int(0)
+    }
 
     #[inline(always)]
     unsafe fn begin(s: S, _: S::F, scale: *const Scale) -> S::I {

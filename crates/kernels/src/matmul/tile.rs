@@ -103,15 +103,15 @@ unsafe fn fixed<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     let mut left = block.steps;
     while left > 0 {
         let steps = P::STEPS.min(left);
-        let mut partial: [[[P::Partial; 2]; R]; N] = sums.map(|sums| {
-            let mut r = 0;
-            sums.map(|sums| {
-                // SAFETY: each group has a scale for each row.
-                let begun = sums.map(|sum| unsafe { P::begin(s, sum, scales.wrapping_add(r)) });
-                r += 1;
-                begun
-            })
-        });
+        let mut partial = [[[P::zero(s); 2]; R]; N];
+        for (partial, sums) in partial.iter_mut().zip(&sums) {
+            for (r, (partial, sums)) in partial.iter_mut().zip(sums).enumerate() {
+                for (partial, sum) in partial.iter_mut().zip(sums) {
+                    // SAFETY: each group has a scale for each row.
+                    *partial = unsafe { P::begin(s, *sum, scales.wrapping_add(r)) };
+                }
+            }
+        }
         for _ in 0..steps {
             for (partial, panel) in partial.iter_mut().zip(&mut panels) {
                 // Blocks in between load as much as the machine can without.
