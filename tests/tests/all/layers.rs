@@ -12,6 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("artifacts", &[]),
     ("config", &[]),
     ("kernels", &[]),
+    ("device-map", &[]),
     ("sources", &[]),
     ("transformer", &["artifacts"]),
     ("conformance", &["engine"]),
@@ -19,12 +20,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("http", &["host", "config"]),
     (
         "drivetrain",
-        &["http", "host", "config", "artifacts", "engine", "conformance", "transformer"],
+        &[
+            "http",
+            "host",
+            "config",
+            "artifacts",
+            "engine",
+            "conformance",
+            "transformer",
+            "device-map",
+        ],
     ),
     ("wrong-engines", &["engine"]),
     ("example", &["engine"]),
     ("execution", &["engine", "artifacts", "transformer"]),
-    ("accelerate", &["engine", "execution", "transformer"]),
+    ("accelerate", &["engine", "execution", "transformer", "device-map"]),
     ("fastertransformer", &["engine", "execution", "artifacts", "transformer", "kernels"]),
 ];
 
