@@ -1,0 +1,8 @@
+//! Device maps against Accelerate's, against a transcription of its rules, and against what must hold.
+#![allow(clippy::unwrap_used, reason = "clippy's exception for tests leaves out their helpers")]
+
+mod golden;
+mod properties;
+mod random;
+mod transcription;
+mod tree;
