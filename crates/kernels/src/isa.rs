@@ -21,11 +21,6 @@ enum Level {
 const LEVELS: [Level; 5] =
     [Level::Scalar, Level::Avx2, Level::Avx512, Level::Avx512Vnni, Level::Avx512Fp16];
 
-/// The highest that is chosen without being named. The AVX-512 levels have not been held against the
-/// references on a machine that has them; on such a machine, `DRIVETRAIN_FORCE_ISA` chooses them, for
-/// this crate's tests, too.
-const HELD: Level = Level::Avx2;
-
 impl Level {
     fn name(self) -> &'static str {
         match self {
@@ -58,9 +53,9 @@ impl Isa {
     /// Plain Rust, which every machine runs.
     pub const SCALAR: Self = Self(Level::Scalar);
 
-    /// The most that this machine has, up to AVX2.
+    /// The most that this machine has.
     pub fn detect() -> Self {
-        Self(detect().min(HELD))
+        Self(detect())
     }
 
     /// [`Self::detect`], or what [`FORCE_VARIABLE`] says, and all below it, the least first.
@@ -76,7 +71,7 @@ impl Isa {
         LEVELS.into_iter().filter(move |level| *level > most).map(Level::name)
     }
 
-    /// The most that this machine has, up to AVX2; or what `forced` says, the value of
+    /// The most that this machine has; or what `forced` says, the value of
     /// [`FORCE_VARIABLE`] where it is set.
     ///
     /// # Errors

@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use drivetrain_tests::{archive, binary, copy_model, edit_json, fixture};
+use drivetrain_tests::{archive, binary, copy_model, edit_json, fixture, skip};
 use serde_json::{Value, json};
+
+use crate::clients::cached_model;
 
 fn inspect(model: &Path, options: &[&str]) -> Output {
     Command::new(binary()).arg("inspect").arg(model).args(options).output().unwrap()
@@ -225,4 +227,28 @@ fn accuracy_is_measured_against_f32() {
     assert!(!refused.status.success());
     let error = String::from_utf8_lossy(&refused.stderr);
     assert!(error.contains("option.kv_cache_dtype=fp8: "), "{error}");
+}
+
+/// Of a real model, on a text of this repository: 8 bits cost less than 1 % of perplexity, 4 bits less
+/// than 5 %.
+#[test]
+fn quantised_smollm2_is_near_f32() {
+    let model = match cached_model("smollm2") {
+        Ok(model) => model,
+        Err(why) => return skip("quantised_smollm2_is_near_f32", &why),
+    };
+    let plugins = drivetrain_tests::plugins().display().to_string();
+    for (form, most) in [("int8", 0.01), ("q4", 0.05)] {
+        let setting = format!("quantize={form}");
+        let options = ["--accuracy", "--json", "--plugins", &plugins, "--option", &setting];
+        let output = inspect(&model, &options);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let facts: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let number = |key: &str| facts["accuracy"][key].as_f64().unwrap();
+        let exact = number("perplexity_f32");
+        assert!(exact > 2.0 && exact < 100.0, "{exact}");
+        let change = number("perplexity") / exact - 1.0;
+        // It does change: the form is in use.
+        assert!(change.abs() > 1e-5 && change < most, "{form}: {:+.3} %", 100.0 * change);
+    }
 }

@@ -198,6 +198,9 @@ fn pack_bytes<S: Simd>(
     }
 }
 
+/// Added to this, a number of up to 22 bits is rounded to an integer in the lowest bits.
+pub(super) const SHIFT: f32 = 12_582_912.0;
+
 /// Activations to bytes from -127 to 127; returns what one stands for, NaN where one is not finite.
 #[inline(always)]
 fn quantise<S: Simd>(s: S, values: &[f32], bytes: &mut [i8]) -> f32 {
@@ -219,8 +222,6 @@ fn quantise<S: Simd>(s: S, values: &[f32], bytes: &mut [i8]) -> f32 {
         unsafe { s.store_bytes_32(to.as_mut_ptr().cast(), rounded) };
     }
     for (byte, x) in to_rest.iter_mut().zip(rest) {
-        // Added to this, a number of up to 22 bits is rounded to an integer in the lowest bits.
-        const SHIFT: f32 = 12_582_912.0;
         *byte = (x * inverse + SHIFT).to_bits() as i8;
     }
     scale + s.sum(probe)

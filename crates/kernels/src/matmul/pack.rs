@@ -3,6 +3,7 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::drive::SHIFT;
 use super::{Geometry, Layout, Matrix, Precision, Source};
 use crate::pool::{Parts, Pool, part};
 
@@ -105,8 +106,7 @@ fn bytes_of_row(panel: &mut [u8], lane: usize, geometry: Geometry, row: &[f32]) 
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     for (step, values) in panel.chunks_exact_mut(geometry.width * group).zip(row.chunks(group)) {
         for (to, x) in step[lane * group..].iter_mut().zip(values) {
-            let q = (x * inverse).round_ties_even() as i8;
-            *to = q.cast_unsigned().wrapping_add(geometry.offset);
+            *to = (x * inverse + SHIFT).to_bits().wrapping_add(u32::from(geometry.offset)) as u8;
         }
     }
     scale
