@@ -13,13 +13,31 @@ const MAX_BATCH_TOKENS: u32 = 2048;
 /// prefixes in them, which cost no more than the blocks they hold.
 const KEPT_SEQUENCES: u32 = 8;
 
-/// The figures of a model whose cache holds elements of `kv_bytes` bytes in blocks of `block_tokens`;
-/// its capacities, and the bytes of its weights, are 0 so far.
+/// How an engine's cache holds keys and values.
+#[derive(Clone, Copy, Debug)]
+pub struct KvForm {
+    /// Bytes of an element.
+    pub element_bytes: u64,
+    /// Bytes beside the elements of one token's head: a scale.
+    pub scale_bytes: u64,
+    /// Tokens of a block.
+    pub block_tokens: u32,
+}
+
+impl KvForm {
+    /// Bytes of one token's keys and values.
+    fn bytes_per_token(self, attention: &Attention) -> u64 {
+        let elements = u64::from(attention.kv_width()) * self.element_bytes;
+        2 * (elements + u64::from(attention.n_kv_heads) * self.scale_bytes)
+    }
+}
+
+/// The figures of a model with such a cache; its capacities, and the bytes of its weights, are 0 so far.
 pub fn figures(
     architecture: &Architecture,
     weights: &CanonicalWeights<'_>,
     head: Option<&HeadPlan>,
-    (kv_bytes, block_tokens): (u64, u32),
+    kv: KvForm,
 ) -> TokenModelInfo {
     let positions = |stack: &Option<Stack>| stack.as_ref().map_or(0, |s| s.max_positions);
     let kind = match architecture.kind {
@@ -33,7 +51,7 @@ pub fn figures(
     };
     let whole_input =
         if kind == ModelKind::Encoder { max_positions } else { max_encoder_positions };
-    let kv_bytes = |attention: &Attention| 2 * attention.kv_width() as u64 * kv_bytes;
+    let kv_bytes = |attention: &Attention| kv.bytes_per_token(attention);
     let layers = architecture.decoder.iter().flat_map(|stack| &stack.layers);
     let crosses = layers.clone().filter_map(|layer| layer.cross_attention.as_ref());
     TokenModelInfo {
@@ -45,7 +63,7 @@ pub fn figures(
         max_positions,
         max_encoder_positions,
         kv_bytes_per_token: layers.map(|layer| kv_bytes(&layer.self_attention)).sum(),
-        kv_block_tokens: block_tokens,
+        kv_block_tokens: kv.block_tokens,
         cross_bytes_per_token: crosses.map(kv_bytes).sum(),
         max_batch_tokens: MAX_BATCH_TOKENS.max(whole_input),
         n_parameters: weights.n_parameters(),

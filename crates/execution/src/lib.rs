@@ -25,7 +25,7 @@ mod runs;
 pub use blocks::{BlockTables, Copied};
 pub use error::model_error;
 pub use experts::{Pick, pick_experts};
-pub use figures::{Capacity, figures};
+pub use figures::{Capacity, KvForm, figures};
 pub use files::ModelFiles;
 pub use head::HeadPlan;
 pub use memory::{available_bytes, check_memory};

@@ -6,7 +6,7 @@ use candle_core::Device;
 use drivetrain_engine::{
     Engine, EngineError, EngineInfo, ErrorKind, LoadRequest, LoadedModel, LogLevel, MERGES_ADAPTERS,
 };
-use drivetrain_execution::{Capacity, HeadPlan, ModelFiles, Tables, check_memory, figures};
+use drivetrain_execution::{Capacity, HeadPlan, KvForm, ModelFiles, Tables, check_memory, figures};
 use drivetrain_transformer::{Architecture, Stack};
 
 use crate::cache::{BLOCK_TOKENS, Cache};
@@ -53,7 +53,8 @@ impl Engine for Accelerate {
         let head = HeadPlan::of(architecture, &weights);
         let loader = Loader::new(architecture, &weights, &options.device, &request.services);
         let model_weights = threads.install(|| load_weights(architecture, head, &loader))?;
-        let mut info = figures(architecture, &weights, head.as_ref(), (F32, BLOCK_TOKENS as u32));
+        let kv = KvForm { element_bytes: F32, scale_bytes: 0, block_tokens: BLOCK_TOKENS as u32 };
+        let mut info = figures(architecture, &weights, head.as_ref(), kv);
         (info.weight_bytes, info.has_adapters) = (weight_bytes, true);
         let limits = Capacity::plan(&mut info, options.max_sequences)?;
         request.services.log(

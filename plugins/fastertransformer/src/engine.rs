@@ -5,9 +5,11 @@ use std::collections::HashSet;
 use drivetrain_engine::{
     Engine, EngineError, EngineInfo, ErrorKind, LoadRequest, LoadedModel, LogLevel, MERGES_ADAPTERS,
 };
-use drivetrain_execution::{Capacity, HeadPlan, ModelFiles, Runs, Tables, check_memory, figures};
+use drivetrain_execution::{
+    Capacity, HeadPlan, KvForm, ModelFiles, Runs, Tables, check_memory, figures,
+};
 use drivetrain_kernels::{
-    BlockFormat, Cpu, FORCE_VARIABLE, Isa, KvPrecision, Pool, Precision, TOKENS_PER_BLOCK,
+    BlockFormat, Cpu, FORCE_VARIABLE, Isa, Pool, Precision, TOKENS_PER_BLOCK,
 };
 
 use crate::arena::{Arena, rotations};
@@ -47,10 +49,13 @@ impl Engine for FasterTransformer {
         })?;
         let architecture = &weights.borrow_owner().architecture;
         let loaded = weights.borrow_dependent();
-        let kv_bytes = if options.kv == KvPrecision::F32 { 4 } else { 2 };
         let canonical = weights.borrow_owner().canonical()?;
-        let shape = (kv_bytes, TOKENS_PER_BLOCK as u32);
-        let mut info = figures(architecture, &canonical, loaded.head_plan(), shape);
+        let kv = KvForm {
+            element_bytes: options.kv.element_bytes() as u64,
+            scale_bytes: options.kv.scale_bytes() as u64,
+            block_tokens: TOKENS_PER_BLOCK as u32,
+        };
+        let mut info = figures(architecture, &canonical, loaded.head_plan(), kv);
         drop(canonical);
         info.weight_bytes = loaded.n_bytes() as u64;
         info.has_adapters = true;

@@ -113,8 +113,10 @@ fn kv_precision(options: &Options<'_>) -> Result<KvPrecision, EngineError> {
         "" | "auto" | "fp32" | "float32" | "f32" => KvPrecision::F32,
         "fp16" | "float16" | "f16" | "half" => KvPrecision::F16,
         "bf16" | "bfloat16" => KvPrecision::Bf16,
+        "int8" => KvPrecision::Int8,
         _ => {
-            let known = "the fastertransformer engine holds keys and values in fp32, fp16 or bf16";
+            let known =
+                "the fastertransformer engine holds keys and values in fp32, fp16, bf16 or int8";
             return Err(unsupported("kv_cache_dtype", dtype, known));
         }
     })

@@ -4,6 +4,7 @@ use half::{bf16, f16};
 
 use super::Heads;
 use crate::error::{KernelError, length};
+use crate::matmul::drive::SHIFT;
 use crate::memory::{Buffer, Pages};
 use crate::pool::{Cpu, Load};
 
@@ -26,10 +27,6 @@ impl KvShape {
     pub(super) fn of_head(self) -> usize {
         self.head_dim * TOKENS_PER_BLOCK
     }
-
-    fn of_block(self) -> usize {
-        self.of_head() * self.n_kv_heads
-    }
 }
 
 /// How elements of a cache are held.
@@ -42,14 +39,35 @@ pub enum KvPrecision {
     F16,
     /// bfloat16.
     Bf16,
+    /// 8 bits, and an f32 scale for each head of each token.
+    Int8,
 }
 
 impl KvPrecision {
-    fn n_bytes(self) -> usize {
+    /// Bytes of an element.
+    pub fn element_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
+            Self::Int8 => 1,
         }
+    }
+
+    /// Bytes beside the elements of one token's head of keys, or of values.
+    pub fn scale_bytes(self) -> usize {
+        match self {
+            Self::Int8 => 4,
+            Self::F32 | Self::F16 | Self::Bf16 => 0,
+        }
+    }
+
+    /// Bytes of one head's block of keys, or of values: its elements, then its scales.
+    fn head_bytes(self, shape: KvShape) -> usize {
+        shape.of_head() * self.element_bytes() + TOKENS_PER_BLOCK * self.scale_bytes()
+    }
+
+    fn block_bytes(self, shape: KvShape) -> usize {
+        self.head_bytes(shape) * shape.n_kv_heads
     }
 }
 
@@ -108,11 +126,11 @@ impl KvCache {
     /// # Errors
     /// There are no heads, or they have no elements.
     pub fn new(shape: KvShape, precision: KvPrecision) -> Result<Self, KernelError> {
-        if shape.of_block() == 0 {
+        if shape.of_head() * shape.n_kv_heads == 0 {
             let wanted = "heads with elements";
             return Err(KernelError::Value { what: "the cache's block", found: 0, wanted });
         }
-        let n_bytes = shape.n_blocks * shape.of_block() * precision.n_bytes();
+        let n_bytes = shape.n_blocks * precision.block_bytes(shape);
         let buffer = || Buffer::new(n_bytes, Pages::Small);
         Ok(Self { shape, precision, keys: buffer(), values: buffer() })
     }
@@ -129,7 +147,7 @@ impl KvCache {
 
     /// Memory of a block's keys and values.
     pub fn bytes_per_block(shape: KvShape, precision: KvPrecision) -> usize {
-        2 * shape.of_block() * precision.n_bytes()
+        2 * precision.block_bytes(shape)
     }
 
     /// Writes the keys and values of the segments' rows to their positions. `n_keys` of a segment counts
@@ -183,7 +201,7 @@ impl KvCache {
     /// # Panics
     /// A block isn't there.
     pub fn copy_block(&mut self, from: u32, to: u32) {
-        let n_bytes = self.shape.of_block() * self.precision.n_bytes();
+        let n_bytes = self.precision.block_bytes(self.shape);
         let (from, to) = (from as usize, to as usize);
         assert!(from.max(to) < self.shape.n_blocks, "a block beyond the cache");
         for buffer in [&mut self.keys, &mut self.values] {
@@ -196,10 +214,17 @@ impl KvCache {
     /// Where one head's block of keys and of values begins.
     #[inline(always)]
     pub(super) fn block<T>(&self, block: u32, kv_head: usize) -> (*const T, *const T) {
-        let at = (block as usize * self.shape.n_kv_heads + kv_head) * self.shape.of_head();
+        let head_bytes = self.precision.head_bytes(self.shape);
+        let at = (block as usize * self.shape.n_kv_heads + kv_head) * head_bytes;
         debug_assert!((block as usize) < self.shape.n_blocks && kv_head < self.shape.n_kv_heads);
-        let keys = self.keys.as_ptr().cast::<T>().wrapping_add(at);
-        (keys, self.values.as_ptr().cast::<T>().wrapping_add(at))
+        let keys = self.keys.as_ptr().wrapping_add(at);
+        (keys.cast(), self.values.as_ptr().wrapping_add(at).cast())
+    }
+
+    /// The scales of the 16 tokens of one head's block, which begins at `block`.
+    #[inline(always)]
+    pub(super) fn scales<T>(&self, block: *const T) -> *const f32 {
+        block.wrapping_add(self.shape.of_head()).cast()
     }
 }
 
@@ -224,27 +249,58 @@ impl Target {
     ) {
         let (block, token) = (position / TOKENS_PER_BLOCK, position % TOKENS_PER_BLOCK);
         let block = segment.blocks[block] as usize;
-        let start = (block * self.shape.n_kv_heads + head) * self.shape.of_head();
+        let start = (block * self.shape.n_kv_heads + head) * self.precision.head_bytes(self.shape);
+        // SAFETY: the block was checked to be in the cache.
+        let (keys, values) = unsafe { (self.keys.add(start), self.values.add(start)) };
+        if self.precision == KvPrecision::Int8 {
+            // SAFETY: the head is this thread's, and its block has these bytes and 16 scales.
+            unsafe {
+                let scales = [keys, values].map(|of| of.add(self.shape.of_head()).cast::<f32>());
+                let (keys, values) = (keys.add(token), values.add(token * self.shape.head_dim));
+                scales[0].add(token).write(write_bytes(key, keys.cast(), TOKENS_PER_BLOCK));
+                scales[1].add(token).write(write_bytes(value, values.cast(), 1));
+            }
+            return;
+        }
         for (idx, (key, value)) in key.iter().zip(value).enumerate() {
-            let key_at = start + idx * TOKENS_PER_BLOCK + token;
-            let value_at = start + token * self.shape.head_dim + idx;
-            // SAFETY: the block was checked to be in the cache, and the head is this thread's.
+            let key_at = idx * TOKENS_PER_BLOCK + token;
+            let value_at = token * self.shape.head_dim + idx;
+            // SAFETY: the head is this thread's, and its block has these elements.
             unsafe {
                 match self.precision {
                     KvPrecision::F32 => {
-                        self.keys.cast::<f32>().add(key_at).write(*key);
-                        self.values.cast::<f32>().add(value_at).write(*value);
+                        keys.cast::<f32>().add(key_at).write(*key);
+                        values.cast::<f32>().add(value_at).write(*value);
                     }
                     KvPrecision::F16 => {
-                        self.keys.cast::<f16>().add(key_at).write(f16::from_f32(*key));
-                        self.values.cast::<f16>().add(value_at).write(f16::from_f32(*value));
+                        keys.cast::<f16>().add(key_at).write(f16::from_f32(*key));
+                        values.cast::<f16>().add(value_at).write(f16::from_f32(*value));
                     }
                     KvPrecision::Bf16 => {
-                        self.keys.cast::<bf16>().add(key_at).write(bf16::from_f32(*key));
-                        self.values.cast::<bf16>().add(value_at).write(bf16::from_f32(*value));
+                        keys.cast::<bf16>().add(key_at).write(bf16::from_f32(*key));
+                        values.cast::<bf16>().add(value_at).write(bf16::from_f32(*value));
                     }
+                    KvPrecision::Int8 => {}
                 }
             }
         }
     }
+}
+
+/// Writes bytes from -127 to 127, each `stride` after the one before; returns what one stands for, NaN
+/// where an element is not finite.
+///
+/// # Safety
+/// As many bytes can be written.
+unsafe fn write_bytes(elements: &[f32], to: *mut i8, stride: usize) -> f32 {
+    let (mut largest, mut probe) = (0.0_f32, 0.0_f32);
+    for x in elements {
+        (largest, probe) = (largest.max(x.abs()), probe + x * 0.0);
+    }
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    for (idx, x) in elements.iter().enumerate() {
+        // SAFETY: the caller vouches for the memory.
+        unsafe { to.add(idx * stride).write((x * inverse + SHIFT).to_bits() as i8) };
+    }
+    largest / 127.0 + probe
 }

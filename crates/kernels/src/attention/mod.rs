@@ -13,6 +13,8 @@
 //! values   [n_blocks, n_kv_heads, 16, head_dim]
 //! ```
 //!
+//! With 8 bits, 16 scales follow the elements of each head's block.
+//!
 //! Rows are packed: a batch is the concatenation of its segments' queries, and each segment says which keys
 //! it sees. Heads that share keys (GQA, MQA) are rows of one product. Keys are taken 64 at a time
 //! from the first on; a running maximum and sum make one softmax of them (Milakov and Gimelshein 2018).

@@ -36,17 +36,22 @@ pub(super) struct Unit<'a> {
 trait Element {
     type Stored;
 
+    /// Whether each token's head has a scale.
+    const HAS_SCALES: bool;
+
     /// # Safety
     /// A vector can be read.
     unsafe fn load<S: Simd>(s: S, from: *const Self::Stored) -> S::F;
 }
 
 macro_rules! elements {
-    ($($name:ident: $stored:ty, $load:ident;)*) => {
+    ($($name:ident: $stored:ty, $load:ident, $has_scales:literal;)*) => {
         $(struct $name;
 
         impl Element for $name {
             type Stored = $stored;
+
+            const HAS_SCALES: bool = $has_scales;
 
             #[inline(always)]
             unsafe fn load<S: Simd>(s: S, from: *const $stored) -> S::F {
@@ -58,9 +63,10 @@ macro_rules! elements {
 }
 
 elements! {
-    Float: f32, load;
-    Half: u16, load_f16;
-    Brain: u16, load_bf16;
+    Float: f32, load, false;
+    Half: u16, load_f16, false;
+    Brain: u16, load_bf16, false;
+    Byte: i8, load_i8, true;
 }
 
 /// What is known of each row so far: the largest score, and the sum of exponentials less it.
@@ -78,6 +84,7 @@ impl Arithmetic for Unit<'_> {
             KvPrecision::F32 => self.compute::<S, Float>(s),
             KvPrecision::F16 => self.compute::<S, Half>(s),
             KvPrecision::Bf16 => self.compute::<S, Brain>(s),
+            KvPrecision::Int8 => self.compute::<S, Byte>(s),
         }
     }
 }
@@ -162,7 +169,35 @@ impl Unit<'_> {
         for (idx, scores) in scores.iter_mut().enumerate() {
             self.softmax(s, row + idx, (scores, keys.clone()), running);
         }
+        if E::HAS_SCALES {
+            self.scale_values::<S, E, R>(s, keys.clone(), &mut scores);
+        }
         self.add_values::<S, E, R>(s, row, (&scores, keys));
+    }
+
+    /// Exponentials times the scales of their values.
+    #[inline(always)]
+    fn scale_values<S: Simd, E: Element, const R: usize>(
+        &self,
+        s: S,
+        keys: Range<usize>,
+        scores: &mut [[f32; KEYS]; R],
+    ) {
+        for (block, start) in keys.step_by(TOKENS_PER_BLOCK).enumerate() {
+            let stored = self.segment.blocks[start / TOKENS_PER_BLOCK];
+            let (_, values) = self.job.cache.block::<E::Stored>(stored, self.kv_head);
+            let scales = self.job.cache.scales(values);
+            for lane in (0..TOKENS_PER_BLOCK).step_by(S::LANES) {
+                // SAFETY: a block has 16 scales. Those beyond the last key may be anything, and their
+                // exponentials are not looked at.
+                let scales = unsafe { s.load(scales.add(lane)) };
+                for scores in &mut *scores {
+                    let part = &mut scores[block * TOKENS_PER_BLOCK + lane..][..S::LANES];
+                    let y = s.mul(load(s, part), scales);
+                    store(s, part, y);
+                }
+            }
+        }
     }
 
     /// Products of `R` queries with a block of keys.
@@ -202,7 +237,13 @@ impl Unit<'_> {
             }
             for (scores, sums) in scores.iter_mut().zip(sums) {
                 let scores = &mut scores[at + lane..at + TOKENS_PER_BLOCK];
-                for (part, sum) in scores.chunks_mut(S::LANES).zip(sums) {
+                for (half, (part, sum)) in scores.chunks_mut(S::LANES).zip(sums).enumerate() {
+                    let mut sum = sum;
+                    if E::HAS_SCALES {
+                        let scales = self.job.cache.scales(keys);
+                        // SAFETY: a block has 16 scales.
+                        sum = s.mul(sum, unsafe { s.load(scales.add(lane + half * S::LANES)) });
+                    }
                     store(s, part, sum);
                 }
             }

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use super::reference::{self, Sequence};
 use super::{Attention, Heads, KvCache, KvPrecision, KvShape, Mask, PositionBias, Segment};
 use crate::isa::Isa;
+use crate::matmul::reference::bytes;
 use crate::pool::{Cpu, Pool};
 use crate::random::Random;
 
@@ -91,8 +92,12 @@ impl Batch {
                 KvPrecision::F32 => *x,
                 KvPrecision::F16 => f16::from_f32(*x).to_f32(),
                 KvPrecision::Bf16 => bf16::from_f32(*x).to_f32(),
+                KvPrecision::Int8 => unreachable!("held by heads"),
             };
-            all.iter().map(hold).collect()
+            match precision {
+                KvPrecision::Int8 => all.chunks(self.shape.head_dim).flat_map(bytes).collect(),
+                _ => all.iter().map(hold).collect(),
+            }
         };
         let mut all = Vec::new();
         for (idx, segment) in self.segments().iter().enumerate() {
@@ -113,6 +118,9 @@ impl Batch {
         all
     }
 }
+
+const ALL: [KvPrecision; 4] =
+    [KvPrecision::F32, KvPrecision::F16, KvPrecision::Bf16, KvPrecision::Int8];
 
 fn attend(cpu: Cpu<'_>, batch: &Batch, attention: &Attention<'_>, cache: &KvCache) -> Vec<f32> {
     let width = batch.n_heads * batch.shape.head_dim;
@@ -145,7 +153,7 @@ fn heads_masks_and_precisions() {
     for (n_heads, n_kv_heads, head_dim) in [(3, 3, 16), (6, 2, 40), (4, 1, 7), (2, 2, 70)] {
         let batch = Batch::new(&mut random, n_heads, n_kv_heads, head_dim);
         for mask in [Mask::Full, Mask::Causal, Mask::Window(20)] {
-            for precision in [KvPrecision::F32, KvPrecision::F16, KvPrecision::Bf16] {
+            for precision in ALL {
                 check(&batch, &plain(n_heads, mask), precision);
             }
         }
@@ -217,7 +225,7 @@ fn copied_blocks_are_equal_and_bad_ones_refused() {
     let batch = Batch::new(&mut random, 2, 2, 8);
     let pool = Pool::new(NonZeroUsize::MIN).unwrap();
     let cpu = Cpu { isa: Isa::detect(), pool: &pool };
-    let mut cache = batch.cache(cpu, KvPrecision::F16);
+    let mut cache = batch.cache(cpu, KvPrecision::Int8);
     let attention = plain(2, Mask::Causal);
     let before = attend(cpu, &batch, &attention, &cache);
     let mut moved = batch;

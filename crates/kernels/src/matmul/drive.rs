@@ -199,7 +199,7 @@ fn pack_bytes<S: Simd>(
 }
 
 /// Added to this, a number of up to 22 bits is rounded to an integer in the lowest bits.
-pub(super) const SHIFT: f32 = 12_582_912.0;
+pub(crate) const SHIFT: f32 = 12_582_912.0;
 
 /// Activations to bytes from -127 to 127; returns what one stands for, NaN where one is not finite.
 #[inline(always)]

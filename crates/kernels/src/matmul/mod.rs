@@ -40,7 +40,7 @@ pub(crate) mod epilogue;
 mod pack;
 mod product;
 #[cfg(test)]
-mod reference;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 mod tile;

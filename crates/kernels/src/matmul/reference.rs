@@ -16,7 +16,7 @@ pub(super) fn held(row: &[f32], precision: Precision) -> Vec<f32> {
 }
 
 /// A row rounded to 255 steps between its largest value and that with the other sign.
-pub(super) fn bytes(row: &[f32]) -> Vec<f32> {
+pub(crate) fn bytes(row: &[f32]) -> Vec<f32> {
     let largest = row.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
     let scale = largest / 127.0;
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };

@@ -55,13 +55,14 @@ fn distance(found: &[f32], expect: &[f32]) -> f32 {
 
 /// How far each form may be from f32, as a part of the values' size: a mantissa of 11 or 8 bits, or 127
 /// steps, at each matrix.
-const FORMS: [(&str, &str, f32); 6] = [
+const FORMS: [(&str, &str, f32); 7] = [
     ("dtype", "fp16", 2e-3),
     ("dtype", "bf16", 2e-2),
     ("quantize", "int8", 5e-2),
     ("quantize", "int8-weight-only", 5e-2),
     ("kv_cache_dtype", "fp16", 2e-3),
     ("kv_cache_dtype", "bf16", 1e-2),
+    ("kv_cache_dtype", "int8", 3e-2),
 ];
 
 /// Blocks that are made at load, for models whose matrices they divide; 15 steps for 4 bits.
@@ -161,7 +162,8 @@ fn bits_are_the_same_on_any_number_of_threads() {
 #[test]
 fn bits_are_the_same_in_any_batch_and_any_chunks() {
     for name in DECODERS {
-        for form in [("dtype", "fp32"), ("quantize", "int8"), ("kv_cache_dtype", "fp16")] {
+        let forms = ["fp16", "int8"].map(|form| ("kv_cache_dtype", form));
+        for form in [("dtype", "fp32"), ("quantize", "int8")].into_iter().chain(forms) {
             let mut model = load_on(&fixture(name), &[form, ("deterministic", "true")], 2);
             let prompts = [tokens(3, 1), tokens(70, 2), tokens(1, 3), tokens(20, 4)];
             let expect: Vec<Vec<f32>> =
