@@ -27,7 +27,7 @@ pub struct KvForm {
 impl KvForm {
     /// Bytes of one token's keys and values.
     fn bytes_per_token(self, attention: &Attention) -> u64 {
-        let elements = u64::from(attention.kv_width()) * self.element_bytes;
+        let elements = attention.kv_width() as u64 * self.element_bytes;
         2 * (elements + u64::from(attention.n_kv_heads) * self.scale_bytes)
     }
 }

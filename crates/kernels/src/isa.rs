@@ -109,7 +109,8 @@ impl Isa {
         LEVELS.map(Level::name).join(", ")
     }
 
-    /// Runs `task` with the vectors of f32 of this instruction set.
+    /// Runs `task` with the vectors of f32 of this instruction set. Work that multiplies bytes has a
+    /// runner of its own: compiling all else for VNNI, too, would make the same code twice.
     #[inline]
     pub(crate) fn run<T: Arithmetic>(self, task: T) -> T::Output {
         match self.0 {
@@ -119,21 +120,29 @@ impl Isa {
                 unsafe { crate::vector::avx2::run(task) }
             }
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => {
+            Level::Avx512 | Level::Avx512Vnni | Level::Avx512Fp16 => {
                 // SAFETY: as above.
                 unsafe { crate::vector::avx512::run(task) }
-            }
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni | Level::Avx512Fp16 => {
-                // SAFETY: as above.
-                unsafe { crate::vector::avx512::run_vnni(task) }
             }
             _ => task.run(Scalar),
         }
     }
 
-    /// [`Self::run`] for work on vectors of 256 bits, to which AVX-512 without the dot product of bytes
-    /// adds nothing.
+    /// [`Self::run`] for work that multiplies bytes.
+    #[inline]
+    pub(crate) fn run_bytes<T: Arithmetic>(self, task: T) -> T::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni | Level::Avx512Fp16 => {
+                // SAFETY: only detection makes these levels, so the machine has their features.
+                unsafe { crate::vector::avx512::run_vnni(task) }
+            }
+            _ => self.run(task),
+        }
+    }
+
+    /// [`Self::run_bytes`] for work on vectors of 256 bits, to which AVX-512 without the dot product of
+    /// bytes adds nothing.
     #[inline]
     pub(crate) fn run_256<T: Arithmetic>(self, task: T) -> T::Output {
         match self.0 {

@@ -86,7 +86,7 @@ pub fn float_operations(isa: Isa, pool: &Pool) -> f64 {
 
 /// Multiplications and additions of bytes on all threads of `pool`; returns how many operations.
 pub fn byte_operations(isa: Isa, pool: &Pool) -> f64 {
-    operations(pool, || isa.run(Bytes))
+    operations(pool, || isa.run_bytes(Bytes))
 }
 
 fn operations(pool: &Pool, work: impl Fn() -> f64 + Sync) -> f64 {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use drivetrain_tests::{
-    Reference, Server, archive, copy_model, fixture, largest_difference, write,
+    Reference, Server, ServerOptions, archive, copy_model, fixture, largest_difference, write,
 };
 
 const TOLERANCE: f32 = 1e-4;
@@ -70,4 +70,29 @@ fn a_tarball_with_one_folder_inside() {
     let tarball = dir.path().join("model.tgz");
     archive(dir.path(), "my-bart", &tarball);
     check(&Server::start(&tarball).unwrap());
+}
+
+/// Plain Rust and the vectors of any newer machine give the article's numbers, and what is no instruction
+/// set is refused with those that are.
+#[test]
+fn a_forced_instruction_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let task = "option.engine=fastertransformer\noption.task=feature-extraction\n";
+    let model = copy_model("bart", &dir.path().join("model"));
+    write(&model, "serving.properties", task);
+    let options = |isa: &str| ServerOptions {
+        models: vec![model.display().to_string()],
+        env: vec![("DRIVETRAIN_FORCE_ISA".into(), isa.into())],
+        ..ServerOptions::default()
+    };
+    for isa in ["scalar", "avx2"] {
+        let server = Server::with(&options(isa)).unwrap();
+        check(&server);
+        assert!(server.log().contains(&format!("({isa})")), "{}", server.log());
+    }
+    let refused = Server::spawn(&options("avx9")).unwrap();
+    let exit = refused.exit(std::time::Duration::from_secs(30)).unwrap();
+    assert_eq!(exit.code, Some(1), "{}", exit.log);
+    let message = "DRIVETRAIN_FORCE_ISA=avx9: no such instruction set; choose one of scalar, avx2";
+    assert!(exit.log.contains(message), "{}", exit.log);
 }

@@ -118,24 +118,33 @@ pub(super) fn multiply(
     // One row of floats is packed as it is.
     if n_rows > 1 || matrix.precision == Precision::Int8 {
         pool.run(|thread_idx, n_threads| {
-            isa.run(Pack { job: &job, blocks: part(blocks.n_blocks, 1, thread_idx, n_threads) });
+            let blocks = part(blocks.n_blocks, 1, thread_idx, n_threads);
+            match matrix.precision {
+                Precision::Int8 => isa.run_bytes(Pack::<true> { job: &job, blocks }),
+                _ => isa.run(Pack::<false> { job: &job, blocks }),
+            }
         });
     }
     let n_units = matrix.n_out.div_ceil(matrix.geometry.width);
     pool.run(|thread_idx, n_threads| {
         let units = part(blocks.n_tiles * n_units, 1, thread_idx, n_threads);
-        isa.run(Compute { job: &job, thread_idx, units, n_units });
+        match matrix.precision {
+            Precision::Int8 => {
+                isa.run_bytes(Compute::<true> { job: &job, thread_idx, units, n_units });
+            }
+            _ => isa.run(Compute::<false> { job: &job, thread_idx, units, n_units }),
+        }
     });
     Ok(())
 }
 
-/// Packs some blocks of activations.
-struct Pack<'a> {
+/// Packs some blocks of activations, as `BYTES` or as they are.
+struct Pack<'a, const BYTES: bool> {
     job: &'a Job<'a>,
     blocks: Range<usize>,
 }
 
-impl Arithmetic for Pack<'_> {
+impl<const BYTES: bool> Arithmetic for Pack<'_, BYTES> {
     type Output = ();
 
     #[inline(always)]
@@ -150,7 +159,7 @@ impl Arithmetic for Pack<'_> {
             // SAFETY: blocks don't meet, and each is packed by one thread.
             let to = unsafe { std::slice::from_raw_parts_mut(to, n_elements) };
             let from = &job.activations[rows.start * n_in..rows.end * n_in];
-            if job.matrix.precision == Precision::Int8 {
+            if BYTES {
                 let n_scales = n_rows * job.matrix.n_groups();
                 let scales = job.scales_at(rows.start, n_scales);
                 // SAFETY: as above.
@@ -227,8 +236,8 @@ fn quantise<S: Simd>(s: S, values: &[f32], bytes: &mut [i8]) -> f32 {
     scale + s.sum(probe)
 }
 
-/// Computes some panels of some row tiles.
-struct Compute<'a> {
+/// Computes some panels of some row tiles, of activations that are `BYTES` or of others.
+struct Compute<'a, const BYTES: bool> {
     job: &'a Job<'a>,
     thread_idx: usize,
     /// Of `n_tiles * n_units`.
@@ -236,7 +245,7 @@ struct Compute<'a> {
     n_units: usize,
 }
 
-impl Arithmetic for Compute<'_> {
+impl<const BYTES: bool> Arithmetic for Compute<'_, BYTES> {
     type Output = ();
 
     #[inline(always)]
@@ -247,12 +256,15 @@ impl Arithmetic for Compute<'_> {
             let most = PANELS / self.job.matrix.layout.n_panels();
             let n = most.min(self.n_units - unit).min(self.units.end - next);
             let share = Share { tile_idx, first: unit, n_units: n, thread_idx: self.thread_idx };
-            match self.job.matrix.precision {
-                Precision::F32 => share.compute::<S, Float>(s, self.job),
-                Precision::F16 => share.compute::<S, Half>(s, self.job),
-                Precision::Bf16 => share.compute::<S, Brain>(s, self.job),
-                Precision::Int8 => share.compute::<S, Byte>(s, self.job),
-                Precision::Int8Weights => share.compute::<S, WeightByte>(s, self.job),
+            if BYTES {
+                share.compute::<S, Byte>(s, self.job);
+            } else {
+                match self.job.matrix.precision {
+                    Precision::F16 => share.compute::<S, Half>(s, self.job),
+                    Precision::Bf16 => share.compute::<S, Brain>(s, self.job),
+                    Precision::Int8Weights => share.compute::<S, WeightByte>(s, self.job),
+                    Precision::F32 | Precision::Int8 => share.compute::<S, Float>(s, self.job),
+                }
             }
             share.finish(s, self.job);
             next += n;

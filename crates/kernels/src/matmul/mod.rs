@@ -222,7 +222,10 @@ impl Matrix {
             let wanted = "at least 1";
             return Err(KernelError::Value { what: "the number of rows", found: 0, wanted });
         }
-        let geometry = isa.run(AskGeometry(precision));
+        let geometry = match precision {
+            Precision::Int8 => isa.run_bytes(AskGeometry(precision)),
+            _ => isa.run(AskGeometry(precision)),
+        };
         let steps = n_in.div_ceil(geometry.group);
         let n_panels = n_out.div_ceil(geometry.width) * layout.n_panels();
         let n_scales = if precision.has_scales() { n_panels * geometry.width } else { 0 };
