@@ -229,8 +229,7 @@ fn accuracy_is_measured_against_f32() {
     assert!(error.contains("option.kv_cache_dtype=fp8: "), "{error}");
 }
 
-/// Of a real model, on a text of this repository: 8 bits cost less than 1 % of perplexity, 4 bits less
-/// than 5 %.
+/// Of a real model, on a text of this repository, 8 bits cost less than 1 % of perplexity.
 #[test]
 fn quantised_smollm2_is_near_f32() {
     let model = match cached_model("smollm2") {
@@ -238,17 +237,14 @@ fn quantised_smollm2_is_near_f32() {
         Err(why) => return skip("quantised_smollm2_is_near_f32", &why),
     };
     let plugins = drivetrain_tests::plugins().display().to_string();
-    for (form, most) in [("int8", 0.01), ("q4", 0.05)] {
-        let setting = format!("quantize={form}");
-        let options = ["--accuracy", "--json", "--plugins", &plugins, "--option", &setting];
-        let output = inspect(&model, &options);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let facts: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let number = |key: &str| facts["accuracy"][key].as_f64().unwrap();
-        let exact = number("perplexity_f32");
-        assert!(exact > 2.0 && exact < 100.0, "{exact}");
-        let change = number("perplexity") / exact - 1.0;
-        // It does change: the form is in use.
-        assert!(change.abs() > 1e-5 && change < most, "{form}: {:+.3} %", 100.0 * change);
-    }
+    let options = ["--accuracy", "--json", "--plugins", &plugins, "--option", "quantize=int8"];
+    let output = inspect(&model, &options);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let facts: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let number = |key: &str| facts["accuracy"][key].as_f64().unwrap();
+    let exact = number("perplexity_f32");
+    assert!(exact > 2.0 && exact < 100.0, "{exact}");
+    let change = number("perplexity") / exact - 1.0;
+    // It does change: the form is in use.
+    assert!(change.abs() > 1e-5 && change < 0.01, "{:+.3} %", 100.0 * change);
 }
