@@ -8,6 +8,7 @@ mod fault;
 mod reference;
 mod request;
 
+use std::sync::Once;
 use std::time::Duration;
 
 use drivetrain_engine::{
@@ -35,6 +36,7 @@ impl Engine for Wrong {
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {
+        shorten_panics();
         let fault = request.options.parse::<Fault>("fault", "the name of a fault")?;
         let fault = fault.unwrap_or(Fault::None);
         if fault == Fault::PanicInLoad {
@@ -71,4 +73,10 @@ impl Engine for Wrong {
         };
         Ok(LoadedModel::Token(Box::new(Reference::new(kind, fault))))
     }
+}
+
+/// Panics of this library are said in one line: they are meant, and stacks would bury what a test says.
+fn shorten_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| std::panic::set_hook(Box::new(|panic| eprintln!("{panic}"))));
 }

@@ -133,7 +133,8 @@ pub(crate) struct Scheduler {
     chooser: Chooser,
     /// Rows that beams have left, whose memory is used again.
     spare_rows: Vec<Row>,
-    ended: Vec<u64>,
+    /// Jobs that end in a sweep, and with which error if anybody waits for it.
+    ended: Vec<(u64, Option<HostError>)>,
     /// Whether a job has ended that may have groups in the queue.
     has_orphans: bool,
     tally: Tally,
@@ -142,8 +143,8 @@ pub(crate) struct Scheduler {
 
 struct Entry {
     sink: Box<dyn Sink>,
-    /// Given back when the job is gone and nothing of it runs any more.
-    _leases: Vec<Lease>,
+    /// Given back before the job's end is told, so that whoever hears of it finds the slot free.
+    leases: Vec<Lease>,
     submitted: Instant,
     deadline: Instant,
     /// Items without an outcome.
@@ -153,6 +154,20 @@ struct Entry {
     n_items: usize,
     /// Whether tokens were said in this step.
     has_news: bool,
+}
+
+impl Entry {
+    /// Ends the job with its last outcome, that of `item`.
+    fn finish(mut self, item: usize, outcome: Outcome) {
+        self.leases.clear();
+        self.sink.finished(item, outcome);
+    }
+
+    /// Ends the job with `error`.
+    fn fail(mut self, error: HostError) {
+        self.leases.clear();
+        self.sink.failed(error);
+    }
 }
 
 impl Scheduler {
@@ -202,7 +217,7 @@ impl Scheduler {
         self.sort_waiting();
         let entry = Entry {
             sink: job.sink,
-            _leases: job.leases,
+            leases: job.leases,
             submitted: job.submitted,
             deadline: job.deadline,
             n_open: n_items,
@@ -295,8 +310,8 @@ impl Scheduler {
 
     /// Ends every job with `error`; the model is not called.
     pub(crate) fn fail_all(&mut self, error: &HostError) {
-        for (_, mut entry) in self.jobs.drain() {
-            entry.sink.failed(error.clone());
+        for (_, entry) in self.jobs.drain() {
+            entry.fail(error.clone());
         }
         self.waiting.clear();
         self.running.clear();
@@ -310,7 +325,7 @@ impl Scheduler {
         let drained = self
             .drain
             .is_some_and(|deadline| deadline.saturating_duration_since(now) <= self.step_time);
-        for (key, entry) in &mut self.jobs {
+        for (key, entry) in &self.jobs {
             let error = if entry.sink.is_closed() {
                 None
             } else if entry.deadline <= now {
@@ -321,14 +336,13 @@ impl Scheduler {
             } else {
                 continue;
             };
-            if let Some(error) = error {
-                entry.sink.failed(error);
-            }
-            self.ended.push(*key);
+            self.ended.push((*key, error));
         }
-        for key in self.ended.drain(..) {
-            self.jobs.remove(&key);
+        for (key, error) in self.ended.drain(..) {
             self.has_orphans = true;
+            if let (Some(entry), Some(error)) = (self.jobs.remove(&key), error) {
+                entry.fail(error);
+            }
         }
         if drained {
             self.cut_off();
@@ -339,9 +353,9 @@ impl Scheduler {
     fn cut_off(&mut self) {
         for group in self.running.iter_mut().chain(&mut self.waiting) {
             if !group.cut_off()
-                && let Some(mut entry) = self.jobs.remove(&group.job)
+                && let Some(entry) = self.jobs.remove(&group.job)
             {
-                entry.sink.failed(HostError::ShuttingDown);
+                entry.fail(HostError::ShuttingDown);
                 self.has_orphans = true;
             }
         }
@@ -382,10 +396,11 @@ impl Scheduler {
 /// Hands an outcome to its job, which ends with its last one.
 fn deliver(jobs: &mut HashMap<u64, Entry>, group: &Group, outcome: Outcome) {
     let Some(entry) = jobs.get_mut(&group.job) else { return };
-    entry.sink.finished(group.item, outcome);
     entry.n_open -= 1;
-    if entry.n_open == 0 {
-        jobs.remove(&group.job);
+    if entry.n_open > 0 {
+        entry.sink.finished(group.item, outcome);
+    } else if let Some(entry) = jobs.remove(&group.job) {
+        entry.finish(group.item, outcome);
     }
 }
 

@@ -97,11 +97,11 @@ impl Scheduler {
     pub(super) fn blame(&mut self, idx: usize, pass: &Pass, error: EngineError, calls: &mut Calls) {
         let Some((owner, _)) = pass.segment(idx) else { return };
         let Some(job) = self.running.get(owner.group).map(|group| group.job) else { return };
-        let Some(mut entry) = self.jobs.remove(&job) else { return };
+        let Some(entry) = self.jobs.remove(&job) else { return };
         self.has_orphans = true;
         calls.n_blamed += usize::from(error.kind() == ErrorKind::Internal);
         tracing::warn!(model = self.model, kind = %error.kind(), %error, "a request failed");
-        entry.sink.failed(HostError::from(error));
+        entry.fail(HostError::from(error));
     }
 
     /// Wakes the readers of this step's tokens.

@@ -99,6 +99,22 @@ async fn the_least_recently_used_makes_room_and_pinned_ones_stay() {
 }
 
 #[tokio::test]
+async fn a_slot_is_free_as_soon_as_the_answer_is_there() {
+    let served = with_adapters(ModelKind::Decoder, "option.max_loras=1");
+    let root = tempfile::tempdir().unwrap();
+    let sources = [("a", 1), ("b", 2)].map(|(name, n)| (name, n, adapter(root.path(), name, n)));
+    for (name, number, src) in std::iter::repeat_n(sources, 100).flatten() {
+        // Does not wait for one.
+        served.model.register_adapter(info_of(name, src)).await.unwrap();
+        assert_eq!(said(&served.model, one(name)).await.unwrap(), expect(number));
+        if name == "b" {
+            served.model.unregister_adapter("a").unwrap();
+            served.model.unregister_adapter("b").unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn names_sources_and_files_are_checked() {
     let served = with_adapters(ModelKind::Decoder, "");
     let root = tempfile::tempdir().unwrap();
