@@ -1,7 +1,10 @@
 //! Files mapped into memory: the only unsafe code of this crate.
 #![allow(unsafe_code)]
 
+use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -13,6 +16,8 @@ use crate::file::open_regular;
 #[derive(Debug)]
 pub(crate) struct MappedFile {
     path: PathBuf,
+    /// Kept for reads that must fail rather than fault.
+    file: File,
     /// `None` for an empty file, which can't be mapped.
     map: Option<Mmap>,
 }
@@ -39,7 +44,24 @@ impl MappedFile {
                 })?)
             }
         };
-        Ok(Self { path: path.to_owned(), map })
+        Ok(Self { path: path.to_owned(), file, map })
+    }
+
+    /// Fills `out` with the bytes from `start` on by a system call, into no page of the map.
+    ///
+    /// # Errors
+    /// The file has become shorter, or can't be read.
+    pub(crate) fn read_at(&self, start: usize, out: &mut [u8]) -> Result<(), ArtifactError> {
+        self.file.read_exact_at(out, start as u64).map_err(|error| {
+            let source = match error.kind() {
+                io::ErrorKind::UnexpectedEof => io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    format!("the file ends before byte {}: it was changed", start + out.len()),
+                ),
+                _ => error,
+            };
+            ArtifactError::Io { path: self.path.clone(), action: "read", source }
+        })
     }
 
     /// The file.

@@ -25,8 +25,8 @@ pub struct KvForm {
 }
 
 impl KvForm {
-    /// Bytes of one token's keys and values.
-    fn bytes_per_token(self, attention: &Attention) -> u64 {
+    /// Bytes of one token's keys and values in an attention.
+    pub fn bytes_per_token(self, attention: &Attention) -> u64 {
         let elements = attention.kv_width() as u64 * self.element_bytes;
         2 * (elements + u64::from(attention.n_kv_heads) * self.scale_bytes)
     }
@@ -92,6 +92,26 @@ pub struct Capacity {
     pub sequences: usize,
 }
 
+/// Memory for the caches of the layers that are in one place.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CacheRoom {
+    /// Bytes for both caches.
+    pub bytes: u64,
+    /// Bytes that a token takes of them in the KV cache.
+    pub kv_bytes_per_token: u64,
+    /// Bytes that an encoder token takes of them in the cross-attention cache.
+    pub cross_bytes_per_token: u64,
+}
+
+impl CacheRoom {
+    /// The part of the memory that one of the caches has, and its tokens.
+    fn tokens(self, bytes_per_token: u64) -> u64 {
+        let is_shared = self.kv_bytes_per_token > 0 && self.cross_bytes_per_token > 0;
+        let share = if is_shared { self.bytes / 2 } else { self.bytes };
+        share.checked_div(bytes_per_token).unwrap_or(u64::MAX)
+    }
+}
+
 impl Capacity {
     /// Shares the memory that is left out to the caches, for `sequences` that run at once, and enters
     /// the result in `info`. Half of the memory stays free for activations and for others; no cache is
@@ -100,28 +120,46 @@ impl Capacity {
     /// # Errors
     /// There is no room for the shortest sequences; the error has the figures.
     pub fn plan(info: &mut TokenModelInfo, sequences: u32) -> Result<Self, EngineError> {
+        let room = CacheRoom {
+            bytes: available_bytes().map_or(u64::MAX, |available| available / 2),
+            kv_bytes_per_token: info.kv_bytes_per_token,
+            cross_bytes_per_token: info.cross_bytes_per_token,
+        };
+        Self::within(info, sequences, &[room])
+    }
+
+    /// The same with the memory of each place where layers are; all of it may be used.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    pub fn within(
+        info: &mut TokenModelInfo,
+        sequences: u32,
+        rooms: &[CacheRoom],
+    ) -> Result<Self, EngineError> {
         info.max_sequences = sequences.saturating_mul(1 + KEPT_SEQUENCES);
         let sequences = u64::from(sequences);
         let most = |positions: u32| sequences * u64::from(positions);
         if info.kind == ModelKind::Encoder {
             (info.kv_capacity_tokens, info.cross_capacity_tokens) = (u64::MAX, u64::MAX);
         } else {
-            let budget = available_bytes().map_or(u64::MAX, |available| available / 2);
-            let (kv, cross) = (info.kv_bytes_per_token.max(1), info.cross_bytes_per_token);
-            let share = if cross > 0 { budget / 2 } else { budget };
             let block = u64::from(info.kv_block_tokens);
             let overhead = sequences * (block - 1);
-            let fits = (share / kv).saturating_sub(overhead);
+            let fits = rooms.iter().map(|room| room.tokens(room.kv_bytes_per_token)).min();
+            let fits = fits.unwrap_or(u64::MAX).saturating_sub(overhead);
             info.kv_capacity_tokens = fits.min(most(info.max_positions));
-            info.cross_capacity_tokens = match share.checked_div(cross) {
-                Some(tokens) => tokens.min(most(info.max_encoder_positions)),
-                None => 0,
+            let cross = rooms.iter().map(|room| room.tokens(room.cross_bytes_per_token)).min();
+            info.cross_capacity_tokens = match info.cross_bytes_per_token {
+                0 => 0,
+                _ => cross.unwrap_or(u64::MAX).min(most(info.max_encoder_positions)),
             };
             if info.kv_capacity_tokens < block.min(u64::from(info.max_positions)) {
+                let left = rooms.iter().map(|room| room.bytes).min().unwrap_or(0);
                 return Err(EngineError::out_of_memory(format!(
-                    "the KV cache needs {kv} bytes a token and {sequences} sequences; {} MiB are \
-                     left for it; lower option.max_rolling_batch_size",
-                    share >> 20
+                    "the KV cache needs {} bytes a token and {sequences} sequences; {} MiB are left \
+                     for it; lower option.max_rolling_batch_size",
+                    info.kv_bytes_per_token,
+                    left >> 20
                 )));
             }
         }
@@ -130,5 +168,16 @@ impl Capacity {
             cross_tokens: info.cross_capacity_tokens,
             sequences: info.max_sequences as usize,
         })
+    }
+
+    /// Bytes that the caches may take in a place, blocks that are not full included.
+    pub fn bytes_in(&self, info: &TokenModelInfo, room: &CacheRoom) -> u64 {
+        if info.kind == ModelKind::Encoder {
+            return 0;
+        }
+        let sequences = u64::from(info.max_sequences / (1 + KEPT_SEQUENCES));
+        let overhead = sequences * u64::from(info.kv_block_tokens.saturating_sub(1));
+        let kv = self.tokens.saturating_add(overhead).saturating_mul(room.kv_bytes_per_token);
+        kv.saturating_add(self.cross_tokens.saturating_mul(room.cross_bytes_per_token))
     }
 }

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | which files, which architecture, which weights | [`ModelFiles`] |
 //! | what the host has to know | [`figures`], [`Capacity`] |
-//! | whether it fits | [`available_bytes`], [`check_memory`] |
+//! | whether it fits | [`available_bytes`], [`resident_bytes`], [`check_memory`] |
 //! | which head there is, and what it reads | [`HeadPlan`] |
 //! | whether a batch can be run, and where its rows are | [`plan`], [`Planned`] |
 //! | which rows go through which adapter | [`Runs`] |
@@ -25,9 +25,9 @@ mod runs;
 pub use blocks::{BlockTables, Copied};
 pub use error::model_error;
 pub use experts::{Pick, pick_experts};
-pub use figures::{Capacity, KvForm, figures};
+pub use figures::{CacheRoom, Capacity, KvForm, figures};
 pub use files::ModelFiles;
 pub use head::HeadPlan;
-pub use memory::{available_bytes, check_memory};
+pub use memory::{available_bytes, check_memory, resident_bytes};
 pub use plan::{Call, Held, Planned, Sequences, Tables, plan, plan_into};
 pub use runs::{Run, Runs};

@@ -44,5 +44,5 @@ pub use positions::{Alibi, Disentangled, RelativeBuckets, sinusoidal};
 pub use rotary::{Rotary, RotaryPairs, RotaryScaling};
 pub use spec::{Parameter, Presence, TensorSpec};
 pub use task_head::{HeadReads, HeadTask, TaskHead};
-pub use tensor::{CanonicalTensor, Rows};
+pub use tensor::{CanonicalTensor, Rows, Scratch};
 pub use weights::CanonicalWeights;

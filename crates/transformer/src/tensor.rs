@@ -1,5 +1,7 @@
 //! One canonical tensor: which checkpoint tensor holds it, and how it lies in there.
 
+use std::path::PathBuf;
+
 use drivetrain_artifacts::{ArtifactError, DType, RowOrder, Tensor};
 
 use crate::error::TransformerError;
@@ -146,6 +148,54 @@ impl<'a> CanonicalTensor<'a> {
         Ok(())
     }
 
+    /// Whether [`Self::fetch_rows_f32`] reads the rows alone: they lie in the file as they are wanted.
+    /// Else it reads the whole tensor of the checkpoint.
+    pub fn lies_in_rows(&self) -> bool {
+        let is_column = self.n_elements() == self.rows.n();
+        (!self.transposed || is_column) && self.source.has_plain_rows()
+    }
+
+    /// Writes the rows from `first` on to `out`, as many as it holds, by system calls instead of the
+    /// mapping; see [`Tensor::fetch_stored_f32`](drivetrain_artifacts::Tensor::fetch_stored_f32).
+    ///
+    /// # Errors
+    /// `out` is not whole rows of the tensor, or the file can't be read.
+    pub fn fetch_rows_f32(
+        &self,
+        first: usize,
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) -> Result<(), TransformerError> {
+        let row_len = (self.n_elements() / self.rows.n().max(1)).max(1);
+        let (n, found) = (out.len() / row_len, out.len());
+        if found % row_len != 0 || first + n > self.rows.n() {
+            let (name, expected) = (self.name(), self.n_elements());
+            return Err(TransformerError::BufferSize { name, found, expected });
+        }
+        if !self.lies_in_rows() {
+            let source = scratch.whole(self.source)?;
+            let (spec, transposed, rows) = (self.spec.clone(), self.transposed, self.rows);
+            let whole = CanonicalTensor { spec, source, transposed, rows };
+            if n == self.rows.n() {
+                return whole.read_f32(out);
+            }
+            let values = whole.to_f32_vec()?;
+            out.copy_from_slice(&values[first * row_len..first * row_len + found]);
+            return Ok(());
+        }
+        scratch.holds = None;
+        let (mut row, mut rest) = (first, out);
+        while !rest.is_empty() {
+            let (block, within) = (row / self.rows.block, row % self.rows.block);
+            let n = (rest.len() / row_len).min(self.rows.block - within);
+            let (part, after) = rest.split_at_mut(n * row_len);
+            let stored = self.rows.start + block * self.rows.stride + within;
+            self.source.fetch_stored_f32(stored * row_len, &mut scratch.bytes, part)?;
+            (row, rest) = (row + n, after);
+        }
+        Ok(())
+    }
+
     /// One block of rows that lie as columns from `start` on.
     fn read_transposed(
         &self,
@@ -179,6 +229,28 @@ impl<'a> CanonicalTensor<'a> {
         let mut out = vec![0.0; self.n_elements()];
         self.read_f32(&mut out)?;
         Ok(out)
+    }
+}
+
+/// Memory for what is read from files and has to be turned round or converted.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    bytes: Vec<u8>,
+    /// File and name of the checkpoint's tensor whose bytes these are: parts of one follow one another.
+    holds: Option<(PathBuf, String)>,
+}
+
+impl Scratch {
+    /// The whole of a tensor, read unless it is what was read last.
+    fn whole<'s, 'a: 's>(&'s mut self, source: Tensor<'a>) -> Result<Tensor<'s>, ArtifactError> {
+        let is_held =
+            |(file, name): &(PathBuf, String)| file == source.file() && name == source.name();
+        if !self.holds.as_ref().is_some_and(is_held) {
+            self.holds = None;
+            source.fetch(&mut self.bytes)?;
+            self.holds = Some((source.file().to_owned(), source.name().to_owned()));
+        }
+        source.over(&self.bytes)
     }
 }
 

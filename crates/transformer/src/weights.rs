@@ -12,7 +12,7 @@ use crate::families::{self, Family, Form, FusedPart, Place};
 use crate::feed_forward::FeedForwardForm;
 use crate::module_tree::Module;
 use crate::spec::{Parameter, Presence, TensorSpec};
-use crate::tensor::{CanonicalTensor, Rows};
+use crate::tensor::{CanonicalTensor, Rows, Scratch};
 
 /// The tensors of a model under their canonical names.
 ///
@@ -28,6 +28,8 @@ pub struct CanonicalWeights<'a> {
     first_of: Vec<usize>,
     /// Tensors of the files that no canonical tensor comes from.
     unused: Vec<String>,
+    /// The names that token tables and heads have in checkpoints.
+    aliases: Vec<String>,
     /// What an adapter does to them.
     merge: Merge,
 }
@@ -87,6 +89,7 @@ impl<'a> CanonicalWeights<'a> {
             by_source: HashMap::new(),
             first_of: Vec::new(),
             unused: Vec::new(),
+            aliases: finder.aliases().collect(),
             merge: Merge::default(),
         };
         let mut problems = Vec::new();
@@ -111,7 +114,8 @@ impl<'a> CanonicalWeights<'a> {
             }
         }
         let used: HashSet<&str> = found.tensors.iter().map(|tensor| tensor.source.name()).collect();
-        let is_unused = |name: &&str| !used.contains(name) && !finder.is_alias(name);
+        let is_alias = |name: &str| found.aliases.iter().any(|alias| alias == name);
+        let is_unused = |name: &&str| !used.contains(name) && !is_alias(name);
         found.unused = weights.names().filter(is_unused).map(str::to_owned).collect();
         if problems.is_empty() {
             return Ok(found);
@@ -126,6 +130,12 @@ impl<'a> CanonicalWeights<'a> {
     /// Names of the checkpoint's tensors that the description has no use for.
     pub fn unused(&self) -> &[String] {
         &self.unused
+    }
+
+    /// The names that token tables and heads have in checkpoints, whether or not this one has a tensor
+    /// under each: tied ones are in the files once.
+    pub fn aliases(&self) -> &[String] {
+        &self.aliases
     }
 
     /// The tensor of this canonical name, if the model has it.
@@ -165,12 +175,36 @@ impl<'a> CanonicalWeights<'a> {
             return Err(TransformerError::NoSuchTensor { name: name.to_owned() });
         };
         tensor.read_f32(out)?;
+        self.apply_change(tensor, out);
+        Ok(())
+    }
+
+    /// As [`Self::read_f32`], but by system calls instead of the mapping: a file that became shorter, or
+    /// a disk that fails, is an error and no fault.
+    ///
+    /// # Errors
+    /// As [`Self::read_f32`], or the file can't be read.
+    pub fn fetch_f32(
+        &self,
+        name: &str,
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) -> Result<(), TransformerError> {
+        let Some(tensor) = self.get(name) else {
+            return Err(TransformerError::NoSuchTensor { name: name.to_owned() });
+        };
+        tensor.fetch_rows_f32(0, scratch, out)?;
+        self.apply_change(tensor, out);
+        Ok(())
+    }
+
+    /// Makes of a whole tensor what an adapter makes of it.
+    fn apply_change(&self, tensor: &CanonicalTensor<'_>, out: &mut [f32]) {
         if let Some(change) = self.merge.change(&tensor.spec.module)
             && tensor.spec.parameter == Parameter::Weight
         {
             change.apply(out);
         }
-        Ok(())
     }
 
     /// Whether an adapter changes the tensor `name`: what the checkpoint holds is then not all of it.
@@ -388,14 +422,13 @@ impl<'a, 'b> Finder<'a, 'b> {
         names.join(", ")
     }
 
-    /// Whether `name` is another name of a token table or head, which files may hold once under
-    /// each.
-    fn is_alias(&self, name: &str) -> bool {
+    /// The names of token tables and heads, which files may hold once under each.
+    fn aliases(&self) -> impl Iterator<Item = String> {
         let modules = ["encoder.embedding.tokens", "decoder.embedding.tokens", "head"];
         let Described { architecture, family } = self.described;
-        modules.iter().any(|module| {
-            let places = family.places(architecture, module, "weight").iter();
-            places.into_iter().any(|p| p.tensor_name(self.prefix, module, "weight") == name)
+        modules.into_iter().flat_map(move |module| {
+            let places = family.places(architecture, module, "weight");
+            places.iter().map(move |p| p.tensor_name(self.prefix, module, "weight"))
         })
     }
 

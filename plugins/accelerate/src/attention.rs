@@ -16,7 +16,7 @@ use crate::rows::{contiguous, contiguous_mut, has_kernels, values};
 const FEW_QUERIES: usize = 4;
 /// Most queries whose scores are held at once, and most scores.
 const QUERY_TILE: usize = 256;
-const SCORES_TILE: usize = 1 << 24;
+pub(crate) const SCORES_TILE: usize = 1 << 24;
 
 /// Keys and values of some consecutive tokens: tensors `[n_kv_heads, capacity, head_dim]`, the
 /// first `len` of each head in use.

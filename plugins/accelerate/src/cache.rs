@@ -10,11 +10,11 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Tensor};
 use drivetrain_engine::{EngineError, SeqId};
 use drivetrain_execution::{Capacity, Planned, Sequences};
-use drivetrain_transformer::Stack;
 
 use crate::attention::KeyValues;
 use crate::error;
 use crate::rows::{contiguous_mut, has_kernels, values};
+use crate::stack::{PlacedLayer, StackWeights};
 
 /// Tokens of a block.
 pub(crate) const BLOCK_TOKENS: usize = 64;
@@ -58,12 +58,15 @@ pub(crate) struct CrossKeyValues {
 }
 
 impl Cache {
-    /// An empty cache for the layers of `decoder`, all on `device`.
-    pub(crate) fn new(decoder: Option<&Stack>, device: &Device, limits: Capacity) -> Self {
-        let shape = |layer: &drivetrain_transformer::Layer| LayerShape {
-            n_kv_heads: layer.self_attention.n_kv_heads as usize,
-            head_dim: layer.self_attention.head_dim as usize,
-            device: device.clone(),
+    /// An empty cache for the layers of `decoder`, each where it runs.
+    pub(crate) fn new(decoder: Option<&StackWeights>, limits: Capacity) -> Self {
+        let shape = |layer: &PlacedLayer| {
+            let spec = &layer.weights.form().self_attention.scoring.spec;
+            LayerShape {
+                n_kv_heads: spec.n_kv_heads as usize,
+                head_dim: spec.head_dim as usize,
+                device: layer.executor.device.clone(),
+            }
         };
         let layers = decoder.iter().flat_map(|stack| &stack.layers).map(shape).collect();
         Self { layers, sequences: HashMap::new(), limits }

@@ -1,22 +1,27 @@
 //! The engine: finds out what a model is, checks that it fits, loads it.
 
 use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::Device;
+use drivetrain_device_map::Device;
 use drivetrain_engine::{
-    Engine, EngineError, EngineInfo, ErrorKind, LoadRequest, LoadedModel, LogLevel, MERGES_ADAPTERS,
+    Engine, EngineError, EngineInfo, ErrorKind, LoadRequest, LoadedModel, LogLevel,
+    MERGES_ADAPTERS, TokenModelInfo,
 };
-use drivetrain_execution::{Capacity, HeadPlan, KvForm, ModelFiles, Tables, check_memory, figures};
-use drivetrain_transformer::{Architecture, Stack};
+use drivetrain_execution::{HeadPlan, KvForm, ModelFiles, Tables, figures};
+use drivetrain_transformer::{Architecture, CanonicalWeights, Stack};
 
 use crate::cache::{BLOCK_TOKENS, Cache};
+use crate::executor::Executor;
 use crate::head::Head;
-use crate::load::Loader;
-use crate::model::{CandleModel, ModelWeights};
+use crate::load::{Loader, Source};
+use crate::memory::{Arrangement, Arranger, F32};
+use crate::model::{CandleModel, ModelWeights, PassUnits};
 use crate::options::LoadOptions;
-
-/// Bytes of an f32.
-const F32: u64 = 4;
+use crate::placing::StackHomes;
+use crate::streaming::{Streamed, Streamer};
 
 /// The device-map engine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,49 +41,46 @@ impl Engine for Accelerate {
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {
         let options = LoadOptions::parse(&request.options, &request.services)?;
-        let threads = rayon::ThreadPoolBuilder::new()
-            .num_threads(request.n_threads.get())
-            .thread_name(|idx| format!("accelerate-{idx}"))
-            .build()
-            .map_err(|error| {
-                EngineError::wrap(ErrorKind::OutOfMemory, "no threads to compute on", &error)
-            })?;
-        let files = ModelFiles::open(request)?;
+        let files = Arc::new(ModelFiles::open(request)?);
         let weights = files.canonical()?;
         ModelFiles::warn_of_unused(request, &weights);
-        let weight_bytes = weights.n_parameters() * F32;
-        check_memory(request.model_name, weight_bytes, "f32")?;
-
+        let places = Places::of(&files.architecture, &weights, &options)?;
+        let Places { mut info, head, arrangement, devices } = places;
+        report(request, &files.architecture, &info, &arrangement);
+        if arrangement.placed.homes.has_disk() {
+            check_offload_folder(options.offload_folder.as_deref())?;
+        }
+        let executors = executors(&devices, request.n_threads)?;
+        let source = Source::new(&files.architecture, &weights, &request.services);
+        let model_weights =
+            load_weights(&files.architecture, head, &source, &arrangement, &executors)?;
+        let limits = arrangement.capacity;
+        info.weight_bytes = weights.n_parameters() * F32;
+        info.has_adapters = true;
+        let number = arrangement.placed.homes.main;
+        let main = executors.get(number).or(executors.first()).map(Arc::clone);
+        let main = main.ok_or_else(|| EngineError::internal("there is no device"))?;
+        let streamer = arrangement.placed.homes.has_disk().then(|| {
+            Streamer::start(Streamed {
+                files: Arc::clone(&files),
+                executor: Arc::clone(&main),
+                number,
+                services: request.services.clone(),
+            })
+        });
         let architecture = &files.architecture;
-        let head = HeadPlan::of(architecture, &weights);
-        let loader = Loader::new(architecture, &weights, &options.device, &request.services);
-        let model_weights = threads.install(|| load_weights(architecture, head, &loader))?;
-        let kv = KvForm { element_bytes: F32, scale_bytes: 0, block_tokens: BLOCK_TOKENS as u32 };
-        let mut info = figures(architecture, &weights, head.as_ref(), kv);
-        (info.weight_bytes, info.has_adapters) = (weight_bytes, true);
-        let limits = Capacity::plan(&mut info, options.max_sequences)?;
-        request.services.log(
-            LogLevel::Info,
-            &format!(
-                "model {}: {} of {} parameters on {}, f32; KV cache of {} tokens",
-                request.model_name,
-                architecture.family,
-                info.n_parameters,
-                name(&options.device),
-                info.kv_capacity_tokens
-            ),
-        );
-        let cache = Cache::new(architecture.decoder.as_ref(), &options.device, limits);
         Ok(LoadedModel::Token(Box::new(CandleModel {
             info,
             encoder_tables: Tables::of(architecture.encoder.as_ref()),
             decoder_tables: Tables::of(architecture.decoder.as_ref()),
+            cache: Cache::new(model_weights.decoder.as_ref(), limits),
+            units: PassUnits::of(&model_weights),
             weights: model_weights,
-            cache,
             architecture: architecture.clone(),
             adapters: HashSet::new(),
             max_lora_rank: options.max_lora_rank,
-            threads,
+            streamer: streamer.transpose()?,
+            main,
         })))
     }
 }
@@ -91,21 +93,158 @@ fn devices() -> Vec<String> {
     devices
 }
 
-fn name(device: &Device) -> &'static str {
-    if device.is_cuda() { "cuda:0" } else { "cpu" }
+/// A model with its places, before anything of it is in memory.
+struct Places {
+    info: TokenModelInfo,
+    head: Option<HeadPlan>,
+    arrangement: Arrangement,
+    devices: Vec<Device>,
+}
+
+impl Places {
+    fn of(
+        architecture: &Architecture,
+        weights: &CanonicalWeights<'_>,
+        options: &LoadOptions,
+    ) -> Result<Self, EngineError> {
+        let head = HeadPlan::of(architecture, weights);
+        let kv = KvForm { element_bytes: F32, scale_bytes: 0, block_tokens: BLOCK_TOKENS as u32 };
+        let mut info = figures(architecture, weights, head.as_ref(), kv);
+        let mut devices = vec![Device::Cpu];
+        match options.n_virtual {
+            0 if cfg!(feature = "cuda") && candle_core::utils::cuda_is_available() => {
+                devices.push(Device::Accelerator(0));
+            }
+            n => devices.extend((0..n).map(Device::Accelerator)),
+        }
+        let arranger = Arranger { architecture, weights, options, kv, devices: &devices };
+        let arrangement = arranger.arrange(&mut info)?;
+        Ok(Self { info, head, arrangement, devices })
+    }
+}
+
+/// Says where everything is and what it takes.
+fn report(
+    request: &LoadRequest<'_>,
+    architecture: &Architecture,
+    info: &TokenModelInfo,
+    arrangement: &Arrangement,
+) {
+    let log = |level, message: &str| {
+        request.services.log(level, &format!("model {}: {message}", request.model_name));
+    };
+    for note in &arrangement.notes {
+        log(LogLevel::Warn, note);
+    }
+    let map: Vec<String> = arrangement
+        .placed
+        .map
+        .iter()
+        .map(|(name, device)| format!("{}: {device}", if name.is_empty() { "all" } else { name }))
+        .collect();
+    log(
+        LogLevel::Info,
+        &format!(
+            "{} of {} parameters, f32, {}; KV cache of {} tokens",
+            architecture.family,
+            info.n_parameters,
+            map.join(", "),
+            info.kv_capacity_tokens
+        ),
+    );
+    for device in arrangement.devices.iter().filter(|device| device.total() > 0) {
+        let parts: Vec<String> = device
+            .parts
+            .iter()
+            .filter(|(_, bytes)| *bytes > 0)
+            .map(|(what, bytes)| format!("{what} {:.1}", *bytes as f64 / 1_048_576.0))
+            .collect();
+        let total = device.total() as f64 / 1_048_576.0;
+        let name = &device.name;
+        log(
+            LogLevel::Info,
+            &format!("device {name}: {total:.1} MiB planned: {}", parts.join(", ")),
+        );
+    }
+}
+
+/// Refuses a folder that can't be written to, though what is offloaded is read from the model's own
+/// files: whoever names one expects it to work.
+fn check_offload_folder(folder: Option<&Path>) -> Result<(), EngineError> {
+    let Some(folder) = folder else { return Ok(()) };
+    let probe = folder.join(format!(".drivetrain-{}", std::process::id()));
+    let written = std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&probe, b""))
+        .and_then(|()| std::fs::remove_file(&probe));
+    written.map_err(|error| {
+        let folder = folder.display();
+        let message = format!("option.offload_folder={folder}: it can't be written to");
+        EngineError::wrap(ErrorKind::BadInput, message, &error)
+    })
+}
+
+/// Threads for each device. Virtual devices share those of the CPU.
+fn executors(
+    devices: &[Device],
+    n_threads: NonZeroUsize,
+) -> Result<Vec<Arc<Executor>>, EngineError> {
+    let n_accelerators = devices.len().saturating_sub(1).max(1);
+    let share = NonZeroUsize::new(n_threads.get() / n_accelerators).unwrap_or(NonZeroUsize::MIN);
+    let executor = |device: &Device| {
+        let n_threads = if device.is_accelerator() { share } else { n_threads };
+        Executor::new(&device.to_string(), candle_device(*device)?, n_threads).map(Arc::new)
+    };
+    devices.iter().map(executor).collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn candle_device(_: Device) -> Result<candle_core::Device, EngineError> {
+    Ok(candle_core::Device::Cpu)
+}
+
+#[cfg(feature = "cuda")]
+fn candle_device(device: Device) -> Result<candle_core::Device, EngineError> {
+    match device {
+        Device::Accelerator(ordinal) if candle_core::utils::cuda_is_available() => {
+            candle_core::Device::new_cuda(ordinal as usize).map_err(|error| {
+                let message = format!("cuda:{ordinal} can't be used");
+                EngineError::wrap(ErrorKind::Unsupported, message, &error)
+            })
+        }
+        _ => Ok(candle_core::Device::Cpu),
+    }
 }
 
 fn load_weights(
     architecture: &Architecture,
     head: Option<HeadPlan>,
-    loader: &Loader<'_>,
+    source: &Source<'_>,
+    arrangement: &Arrangement,
+    executors: &[Arc<Executor>],
 ) -> Result<ModelWeights, EngineError> {
-    let stack = |stack: &Option<Stack>| stack.as_ref().map(|s| loader.stack(s)).transpose();
-    let has_pooler = architecture.pooler.is_some() && loader.has("pooler.weight");
-    Ok(ModelWeights {
-        encoder: stack(&architecture.encoder)?,
-        decoder: stack(&architecture.decoder)?,
-        head: head.map(|plan| Head::load(plan, loader)).transpose()?,
-        pooler: has_pooler.then(|| loader.linear("pooler")).transpose()?,
+    let homes = &arrangement.placed.homes;
+    let loader = |number: usize| {
+        let executor = executors.get(number).or(executors.first());
+        let executor = executor.ok_or_else(|| EngineError::internal("there is no device"))?;
+        Ok::<_, EngineError>((Loader::new(source, number, &executor.device), executor))
+    };
+    let (main, main_executor) = loader(homes.main)?;
+    let stack = |stack: &Option<Stack>, homes: &Option<StackHomes>| {
+        let both = stack.as_ref().zip(homes.as_ref());
+        both.map(|(stack, homes)| main.stack(stack, homes, executors)).transpose()
+    };
+    let has_pooler = architecture.pooler.is_some() && main.has("pooler.weight");
+    let (head_loader, head_executor) = loader(homes.head.executor().unwrap_or(homes.main))?;
+    let load_head = |plan| {
+        let pieces = arrangement.head_pieces.clone();
+        Head::load(plan, &head_loader, Arc::clone(head_executor), pieces)
+    };
+    main_executor.run(|| {
+        Ok(ModelWeights {
+            encoder: stack(&architecture.encoder, &homes.encoder)?,
+            decoder: stack(&architecture.decoder, &homes.decoder)?,
+            head: head.map(load_head).transpose()?,
+            pooler: has_pooler.then(|| main.linear("pooler")).transpose()?,
+        })
     })
 }

@@ -1,12 +1,16 @@
 //! What makes logits of hidden states: a language model's head, or a task's.
 
-use candle_core::{Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor, bail};
 use drivetrain_engine::EngineError;
 use drivetrain_execution::{HeadPlan, Runs};
 
-use crate::linear::Linear;
+use crate::executor::Executor;
+use crate::linear::{Linear, product};
 use crate::load::Loader;
 use crate::norm::NormLayer;
+use crate::streaming::{Streamer, Unit};
 
 /// A head with its weights.
 #[derive(Debug)]
@@ -15,16 +19,32 @@ pub(crate) struct Head {
     dense: Option<Linear>,
     norm: Option<NormLayer>,
     linear: Linear,
+    /// Where it runs.
+    executor: Arc<Executor>,
+    /// What the last matrix is read in, where it stays in its file: `linear` is its form then.
+    pieces: Vec<Unit>,
 }
 
 impl Head {
+    /// Loads the head; the last matrix is read in `pieces` when it is needed if there are any.
     pub(crate) fn load(
         plan: HeadPlan,
-        loader: &Loader<'_>,
+        loader: &Loader<'_, '_>,
+        executor: Arc<Executor>,
+        pieces: Vec<Unit>,
     ) -> std::result::Result<Self, EngineError> {
         let dense = plan.dense.map(|_| loader.linear("head.dense")).transpose()?;
         let norm = loader.norm("head.norm", plan.norm)?;
-        Ok(Self { plan, dense, norm, linear: loader.linear("head")? })
+        let linear = match pieces.is_empty() {
+            true => loader.linear("head")?,
+            false => loader.hollow_linear("head")?,
+        };
+        Ok(Self { plan, dense, norm, linear, executor, pieces })
+    }
+
+    /// What the last matrix is read in.
+    pub(crate) fn pieces(&self) -> &[Unit] {
+        &self.pieces
     }
 
     /// Its matrices.
@@ -33,8 +53,18 @@ impl Head {
     }
 
     /// `[rows, dim]` to `[rows, width]`.
-    pub(crate) fn forward(&self, hidden: &Tensor, runs: &Runs) -> Result<Tensor> {
-        let mut x = hidden.clone();
+    pub(crate) fn forward(
+        &self,
+        hidden: &Tensor,
+        runs: &Runs,
+        streamer: Option<&Streamer>,
+    ) -> Result<Tensor> {
+        let hidden = hidden.to_device(&self.executor.device)?;
+        self.executor.run(|| self.compute(hidden, runs, streamer))
+    }
+
+    fn compute(&self, hidden: Tensor, runs: &Runs, streamer: Option<&Streamer>) -> Result<Tensor> {
+        let mut x = hidden;
         if let (Some(dense), Some(activation)) = (&self.dense, self.plan.dense) {
             x = dense.forward_activated(&x, activation, runs)?;
         }
@@ -44,10 +74,26 @@ impl Head {
         if let Some(scale) = self.plan.scale {
             x = (x * f64::from(scale))?;
         }
-        let logits = self.linear.forward(&x, runs)?;
+        let logits = match streamer {
+            Some(streamer) if !self.pieces.is_empty() => {
+                let pieces: Result<Vec<Tensor>> =
+                    self.pieces.iter().map(|piece| piece_of(&x, *piece, streamer)).collect();
+                self.linear.finish(Tensor::cat(&pieces?, 1)?, &x, runs)?
+            }
+            _ => self.linear.forward(&x, runs)?,
+        };
         match self.plan.soft_cap.map(f64::from) {
             Some(cap) => (logits / cap)?.tanh()? * cap,
             None => Ok(logits),
         }
+    }
+}
+
+/// The columns of the logits that come of one piece of the matrix.
+fn piece_of(x: &Tensor, piece: Unit, streamer: &Streamer) -> Result<Tensor> {
+    let held = streamer.take(piece)?;
+    match held.rows() {
+        Some(rows) => product(x, rows),
+        None => bail!("no rows of the head were read"),
     }
 }

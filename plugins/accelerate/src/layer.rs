@@ -1,6 +1,6 @@
 //! One layer of a stack: attention, cross-attention, and the norms around its branches.
 
-use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, Device, InplaceOp3, Layout, Result, Tensor, bail};
 use drivetrain_execution::Runs;
 use drivetrain_transformer::{Residual, RotaryPairs};
 
@@ -92,8 +92,15 @@ pub(crate) struct Angles {
     pub(crate) sin: Tensor,
 }
 
+impl Angles {
+    /// The same on `device`.
+    fn on(&self, device: &Device) -> Result<Self> {
+        Ok(Self { cos: self.cos.to_device(device)?, sin: self.sin.to_device(device)? })
+    }
+}
+
 /// What a layer asks of the pass it runs in.
-pub(crate) trait Pass {
+pub(crate) trait Pass: Sync {
     /// Takes the keys and values of the rows, and says what each sequence looks at.
     fn self_queries(
         &self,
@@ -121,6 +128,14 @@ impl LayerWeights {
             .into_iter()
             .chain(cross)
             .chain(self.feed_forward.linears_mut())
+    }
+
+    /// Takes over what adapters add to `form`, which is the same layer.
+    pub(crate) fn add_as(&mut self, form: &Self) {
+        let mut form = form.clone();
+        for (own, other) in self.linears_mut().zip(form.linears_mut()) {
+            own.add_as(other);
+        }
     }
 
     /// Rows `[n_rows, dim]` through the layer.
@@ -160,12 +175,18 @@ impl SelfAttention {
         let mut q = qkv.narrow(1, 0, q_width)?;
         let mut keys = qkv.narrow(1, q_width, kv_width)?;
         let values = qkv.narrow(1, q_width + kv_width, kv_width)?;
-        let angles = self.rotary.and_then(|(idx, pairs)| Some((pass.angles(idx)?, pairs)));
+        let angles = match self.rotary {
+            Some((idx, pairs)) => {
+                pass.angles(idx).map(|a| a.on(x.device()).map(|a| (a, pairs))).transpose()?
+            }
+            None => None,
+        };
         if let Some((q_norm, k_norm)) = &self.qk_norms {
             q = q_norm.forward_heads(&q)?;
             keys = k_norm.forward_heads(&keys)?;
         }
-        if let Some((angles, pairs)) = angles {
+        if let Some((angles, pairs)) = &angles {
+            let pairs = *pairs;
             let head_dim = spec.head_dim as usize;
             match (has_kernels(&qkv), self.qk_norms.is_some()) {
                 (true, false) => rotate(&qkv, angles, q_width + kv_width, head_dim, pairs)?,
@@ -193,8 +214,12 @@ impl CrossAttention {
 
     /// Keys and values of the encoder's output `[n_rows, dim]`: each `[n_rows, kv_width]`.
     pub(crate) fn keys_values(&self, encoded: &Tensor, runs: &Runs) -> Result<(Tensor, Tensor)> {
+        self.split(&self.kv.forward(encoded, runs)?)
+    }
+
+    /// Keys and values of rows of both.
+    pub(crate) fn split(&self, kv: &Tensor) -> Result<(Tensor, Tensor)> {
         let width = self.scoring.spec.kv_width();
-        let kv = self.kv.forward(encoded, runs)?;
         Ok((kv.narrow(1, 0, width)?, kv.narrow(1, width, width)?))
     }
 }

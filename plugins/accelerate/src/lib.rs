@@ -16,17 +16,21 @@ mod cache;
 mod distances;
 mod engine;
 mod error;
+mod executor;
 mod feed_forward;
 mod head;
 mod kernels;
 mod layer;
 mod linear;
 mod load;
+mod memory;
 mod model;
 mod norm;
 mod options;
+mod placing;
 mod rows;
 mod stack;
+mod streaming;
 
 pub use engine::Accelerate;
 

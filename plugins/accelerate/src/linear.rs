@@ -43,6 +43,16 @@ impl Linear {
         Ok(additions)
     }
 
+    /// `[out, in]`.
+    pub(crate) fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// Takes over what adapters add to `other`, which is the same matrix.
+    pub(crate) fn add_as(&mut self, other: &Self) {
+        self.additions.clone_from(&other.additions);
+    }
+
     pub(crate) fn additions_mut(&mut self) -> &mut Additions {
         &mut self.additions
     }
@@ -54,7 +64,12 @@ impl Linear {
 
     /// `[rows, in]` to `[rows, out]`, with what the adapters of `runs` add.
     pub(crate) fn forward(&self, x: &Tensor, runs: &Runs) -> Result<Tensor> {
-        let product = self.additions.add_to(product(x, &self.weight)?, x, runs)?;
+        self.finish(product(x, &self.weight)?, x, runs)
+    }
+
+    /// What the matrix made of `x`, with what the adapters of `runs` add and the bias.
+    pub(crate) fn finish(&self, product: Tensor, x: &Tensor, runs: &Runs) -> Result<Tensor> {
+        let product = self.additions.add_to(product, x, runs)?;
         match &self.bias {
             Some(bias) => rows::add_bias(product, bias),
             None => Ok(product),

@@ -1,15 +1,16 @@
 //! Canonical weights to tensors on the device.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 use drivetrain_engine::{EngineError, ErrorKind, Services};
 use drivetrain_execution::{Runs, model_error};
 use drivetrain_transformer::{
-    Architecture, Attention, AttentionPositions, CanonicalWeights, EmbeddedPositions, FeedForward,
-    FeedForwardForm, Layer, Norm, Norms, Rotary, Stack, TransformerError,
+    Architecture, Attention, AttentionPositions, CanonicalTensor, CanonicalWeights,
+    EmbeddedPositions, FeedForward, FeedForwardForm, Layer, Norm, Norms, Rotary, Scratch, Stack,
+    TransformerError,
 };
 use rayon::prelude::*;
 
@@ -17,98 +18,191 @@ use crate::adapters::Additions;
 use crate::attention::Scoring;
 use crate::distances::Distances;
 use crate::error;
+use crate::executor::Executor;
 use crate::feed_forward::{Experts, FeedForwardLayer, Network};
 use crate::kernels::PositionBias;
 use crate::layer::{BranchNorms, CrossAttention, LayerWeights, SelfAttention};
 use crate::linear::Linear;
 use crate::norm::NormLayer;
-use crate::stack::{EmbeddingWeights, PositionRows, StackWeights};
+use crate::placing::{Home, StackHomes};
+use crate::stack::{
+    EmbeddingWeights, LayerHome, PlacedLayer, PositionRows, StackWeights, TokenTable,
+};
 
 const STAGE: &str = "loading weights";
 
-/// Reads tensors, several at a time, and tells the host how far it is.
-pub(crate) struct Loader<'a> {
+/// Up to this many values of a tensor are made for a form: norms, biases and tables of positions.
+const HOLLOW_VALUES: usize = 1 << 16;
+
+/// What all readers of a model's weights share.
+pub(crate) struct Source<'a> {
     pub(crate) weights: &'a CanonicalWeights<'a>,
-    pub(crate) device: &'a Device,
-    pub(crate) services: &'a Services,
+    services: &'a Services,
     /// The hidden size.
     dim: usize,
     done: AtomicU64,
     total: u64,
-    /// Tables that may be tied, by the name they were first read under.
-    tables: Mutex<HashMap<String, Tensor>>,
+    /// Tables that may be tied, by the executor they are for and the name they were first read under.
+    tables: Mutex<HashMap<(usize, String), Tensor>>,
+    scratches: Mutex<Vec<Scratch>>,
+    /// Buffers of weights that are no longer needed, to be filled again.
+    spare: Mutex<Vec<Vec<f32>>>,
 }
 
-/// What the layers of a stack share.
-struct Shared<'a> {
-    rotary_idx: Option<usize>,
-    /// Embedded distances, normed.
-    distances: Option<&'a Tensor>,
-}
-
-type Loaded<T> = Result<T, EngineError>;
-
-impl<'a> Loader<'a> {
+impl<'a> Source<'a> {
     pub(crate) fn new(
         architecture: &Architecture,
         weights: &'a CanonicalWeights<'a>,
-        device: &'a Device,
         services: &'a Services,
     ) -> Self {
         Self {
             weights,
-            device,
             services,
             dim: architecture.dim as usize,
             done: AtomicU64::new(0),
             total: weights.total_bytes(),
-            tables: Mutex::new(HashMap::new()),
+            tables: Mutex::default(),
+            scratches: Mutex::default(),
+            spare: Mutex::default(),
         }
+    }
+
+    /// Takes a buffer back.
+    pub(crate) fn reuse(&self, buffer: Vec<f32>) {
+        if let Ok(mut spare) = self.spare.lock() {
+            spare.push(buffer);
+        }
+    }
+
+    /// Frees the buffers that came back.
+    pub(crate) fn forget_spare(&self) {
+        if let Ok(mut spare) = self.spare.lock() {
+            spare.clear();
+        }
+    }
+
+    /// `n` values to be written over: a buffer that came back, or a new one.
+    fn buffer(&self, n: usize) -> Vec<f32> {
+        let mut found = self.spare.lock().ok().and_then(|mut spare| {
+            let at = spare.iter().position(|buffer| buffer.len() == n)?;
+            Some(spare.swap_remove(at))
+        });
+        found.take().unwrap_or_else(|| vec![0.0; n])
+    }
+}
+
+/// Reads tensors to one place, and tells the host how far it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Loader<'s, 'a> {
+    pub(crate) source: &'s Source<'a>,
+    pub(crate) device: &'s Device,
+    /// The executor whose device this is.
+    executor: usize,
+    /// Whether only the form is made, with small values of zero and without large ones.
+    is_hollow: bool,
+}
+
+/// What the layers of a stack share.
+pub(crate) struct Shared {
+    /// The distinct rotations.
+    rotaries: Vec<Rotary>,
+    /// Which of them each layer has.
+    rotary_of: Vec<Option<usize>>,
+    /// Embedded distances, normed.
+    distances: Option<Tensor>,
+}
+
+type Loaded<T> = Result<T, EngineError>;
+
+/// The distinct rotations of a stack, and which of them each layer has.
+fn rotaries(stack: &Stack) -> (Vec<Rotary>, Vec<Option<usize>>) {
+    let mut rotaries: Vec<Rotary> = Vec::new();
+    let of = stack.layers.iter().map(|layer| match &layer.self_attention.positions {
+        AttentionPositions::Rotary(rotary) => {
+            let known = rotaries.iter().position(|known| known == rotary);
+            Some(known.unwrap_or_else(|| {
+                rotaries.push(rotary.clone());
+                rotaries.len() - 1
+            }))
+        }
+        _ => None,
+    });
+    let of = of.collect();
+    (rotaries, of)
+}
+
+impl<'s, 'a> Loader<'s, 'a> {
+    /// A reader for the executor of this number, whose device is `device`.
+    pub(crate) fn new(source: &'s Source<'a>, executor: usize, device: &'s Device) -> Self {
+        Self { source, device, executor, is_hollow: false }
+    }
+
+    /// The same that makes the form only.
+    fn hollow(self) -> Self {
+        Self { is_hollow: true, ..self }
     }
 
     /// Whether the model has the tensor.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.weights.contains(name)
+        self.source.weights.contains(name)
     }
 
-    /// A stack.
-    pub(crate) fn stack(&self, stack: &Stack) -> Loaded<StackWeights> {
-        let mut rotaries: Vec<Rotary> = Vec::new();
-        let rotary_of: Vec<Option<usize>> = stack
-            .layers
-            .iter()
-            .map(|layer| match &layer.self_attention.positions {
-                AttentionPositions::Rotary(rotary) => {
-                    let known = rotaries.iter().position(|known| known == rotary);
-                    Some(known.unwrap_or_else(|| {
-                        rotaries.push(rotary.clone());
-                        rotaries.len() - 1
-                    }))
-                }
-                _ => None,
-            })
-            .collect();
-        let embedding = self.embedding(stack)?;
-        let distances = self.distances(stack)?;
-        let layers: Loaded<Vec<LayerWeights>> = stack
-            .layers
-            .par_iter()
-            .zip(rotary_of)
-            .enumerate()
-            .map(|(idx, (layer, rotary_idx))| {
-                let shared = Shared { rotary_idx, distances: distances.as_ref() };
-                self.layer(&format!("{}.layers.{idx}", stack.name), layer, &shared)
-            })
-            .collect();
+    /// What the layers of `stack` share.
+    pub(crate) fn shared(&self, stack: &Stack) -> Loaded<Shared> {
+        let (rotaries, rotary_of) = rotaries(stack);
+        Ok(Shared { rotaries, rotary_of, distances: self.distances(stack)? })
+    }
+
+    /// A stack. `self` is for what is around its layers.
+    pub(crate) fn stack(
+        &self,
+        stack: &Stack,
+        homes: &StackHomes,
+        executors: &'s [Arc<Executor>],
+    ) -> Loaded<StackWeights> {
+        let tokens = match homes.tokens {
+            Home::Disk => TokenTable::Streamed,
+            Home::On(number) => {
+                let device = executors.get(number).map_or(self.device, |e| &e.device);
+                let own = Self { executor: number, device, ..*self };
+                let name = format!("{}.embedding.tokens.weight", stack.name);
+                TokenTable::Resident(own.table(&name)?)
+            }
+        };
+        let embedding = self.embedding(stack, tokens)?;
+        let shared = self.shared(stack)?;
+        let placed = |idx: usize| -> Loaded<PlacedLayer> {
+            let home = homes.layers.get(idx).copied().unwrap_or(Home::On(self.executor));
+            let number = home.executor().unwrap_or(self.executor);
+            let executor = executors.get(number).ok_or_else(|| {
+                EngineError::internal(format!("layer {idx} is placed on executor {number}"))
+            })?;
+            let own = Self { executor: number, device: &executor.device, ..*self };
+            let weights = match home {
+                Home::On(_) => LayerHome::Resident(own.layer(stack, idx, &shared)?),
+                Home::Disk => LayerHome::Streamed(own.hollow().layer(stack, idx, &shared)?),
+            };
+            Ok(PlacedLayer { executor: Arc::clone(executor), weights })
+        };
+        let layers: Loaded<Vec<PlacedLayer>> =
+            (0..stack.layers.len()).into_par_iter().map(placed).collect();
         let final_norm = self.norm(&format!("{}.final_norm", stack.name), stack.final_norm)?;
         let output_projection = stack
             .output_projection
             .map(|_| self.fused(stack.name, &["output_projection"]))
             .transpose()?;
-        Ok(StackWeights { embedding, layers: layers?, final_norm, output_projection, rotaries })
+        Ok(StackWeights {
+            name: stack.name,
+            device: self.device.clone(),
+            embedding,
+            layers: layers?,
+            final_norm,
+            output_projection,
+            rotaries: shared.rotaries,
+        })
     }
 
-    fn embedding(&self, stack: &Stack) -> Loaded<EmbeddingWeights> {
+    fn embedding(&self, stack: &Stack, tokens: TokenTable) -> Loaded<EmbeddingWeights> {
         let embedding = &stack.embedding;
         let path = |part: &str| format!("{}.embedding.{part}", stack.name);
         let positions = match embedding.positions {
@@ -135,7 +229,7 @@ impl<'a> Loader<'a> {
             .then(|| self.fused(&format!("{}.embedding", stack.name), &["projection"]))
             .transpose()?;
         Ok(EmbeddingWeights {
-            tokens: self.table(&format!("{}.weight", path("tokens")))?,
+            tokens,
             additions: Additions::default(),
             projection,
             scale: embedding.scale,
@@ -156,7 +250,22 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn layer(&self, path: &str, layer: &Layer, shared: &Shared<'_>) -> Loaded<LayerWeights> {
+    /// Layer `idx` of `stack`.
+    pub(crate) fn layer(&self, stack: &Stack, idx: usize, shared: &Shared) -> Loaded<LayerWeights> {
+        let path = format!("{}.layers.{idx}", stack.name);
+        let Some(layer) = stack.layers.get(idx) else {
+            return Err(EngineError::internal(format!("there is no {path}")));
+        };
+        let own = (shared.rotary_of.get(idx).copied().flatten(), shared.distances.as_ref());
+        self.layer_at(&path, layer, own)
+    }
+
+    fn layer_at(
+        &self,
+        path: &str,
+        layer: &Layer,
+        (rotary_idx, distances): (Option<usize>, Option<&Tensor>),
+    ) -> Loaded<LayerWeights> {
         let branch = format!("{path}.self_attention");
         let cross_attention = layer
             .cross_attention
@@ -165,7 +274,11 @@ impl<'a> Loader<'a> {
             .transpose()?;
         let feed_forward = format!("{path}.feed_forward");
         Ok(LayerWeights {
-            self_attention: self.self_attention(&branch, &layer.self_attention, shared)?,
+            self_attention: self.self_attention(
+                &branch,
+                &layer.self_attention,
+                (rotary_idx, distances),
+            )?,
             self_attention_norms: self.norms(&branch, layer.self_attention_norms)?,
             cross_attention,
             feed_forward: self.feed_forward(&feed_forward, layer.feed_forward)?,
@@ -178,7 +291,7 @@ impl<'a> Loader<'a> {
         &self,
         branch: &str,
         spec: &Attention,
-        shared: &Shared<'_>,
+        (rotary_idx, distances): (Option<usize>, Option<&Tensor>),
     ) -> Loaded<SelfAttention> {
         let qk_norms = match spec.qk_norm {
             None => None,
@@ -186,14 +299,14 @@ impl<'a> Loader<'a> {
                 .norm(&format!("{branch}.q_norm"), norm)?
                 .zip(self.norm(&format!("{branch}.k_norm"), norm)?),
         };
-        let rotary = match (&spec.positions, shared.rotary_idx) {
+        let rotary = match (&spec.positions, rotary_idx) {
             (AttentionPositions::Rotary(rotary), Some(idx)) => Some((idx, rotary.pairs)),
             _ => None,
         };
         Ok(SelfAttention {
             qkv: self.fused(branch, &["q", "k", "v"])?,
             out: self.fused(branch, &["o"])?,
-            scoring: self.scoring(branch, spec, shared.distances)?,
+            scoring: self.scoring(branch, spec, distances)?,
             qk_norms,
             rotary,
         })
@@ -211,7 +324,7 @@ impl<'a> Loader<'a> {
             _ => PositionBias::None,
         };
         let distances = match (&spec.positions, table) {
-            (AttentionPositions::Disentangled(kind), Some(table)) => {
+            (AttentionPositions::Disentangled(kind), Some(table)) if !self.is_hollow => {
                 let of = |wanted: bool, own: &str, part: &str| {
                     let part = if kind.shared_projections { part } else { own };
                     wanted.then(|| self.by_head(branch, part, table, n_heads as usize)).transpose()
@@ -273,10 +386,15 @@ impl<'a> Loader<'a> {
         let attention = CrossAttention {
             scoring: self.scoring(&branch, spec, None)?,
             q: self.fused(&branch, &["q"])?,
-            kv: self.fused(&branch, &["k", "v"])?,
+            kv: self.cross_keys_values(path)?,
             out: self.fused(&branch, &["o"])?,
         };
         Ok((attention, self.norms(&branch, norms)?))
+    }
+
+    /// What makes keys and values of the encoder's output, in the layer at `path`.
+    pub(crate) fn cross_keys_values(&self, path: &str) -> Loaded<Linear> {
+        self.fused(&format!("{path}.cross_attention"), &["k", "v"])
     }
 
     fn norms(&self, branch: &str, norms: Norms) -> Loaded<BranchNorms> {
@@ -292,7 +410,7 @@ impl<'a> Loader<'a> {
         let mut bias = if norm.bias { self.values(&[format!("{path}.bias")])? } else { Vec::new() };
         let mut weight = match norm.weight {
             true => self.values(&[format!("{path}.weight")])?,
-            false => vec![1.0; self.dim],
+            false => vec![1.0; self.source.dim],
         };
         weight.iter_mut().for_each(|w| *w += norm.weight_offset);
         bias.resize(weight.len(), 0.0);
@@ -317,7 +435,7 @@ impl<'a> Loader<'a> {
         let rows: Loaded<Vec<usize>> =
             weights.iter().map(|name| Ok(self.get(name)?.shape()[0])).collect();
         let rows = rows?;
-        let weight = self.tensor(data, &[rows.iter().sum(), inputs])?;
+        let weight = self.matrix(data, &[rows.iter().sum(), inputs])?;
         let modules = parts.iter().map(|part| format!("{path}.{part}"));
         let modules = modules.zip(rows.iter().copied()).collect();
         let biases = names("bias");
@@ -348,21 +466,65 @@ impl<'a> Loader<'a> {
 
     /// A tensor that may be tied to one that was read before.
     pub(crate) fn table(&self, name: &str) -> Loaded<Tensor> {
-        let first = self.weights.first_name(name).unwrap_or_else(|| name.to_owned());
-        let known = |tables: &HashMap<String, Tensor>| tables.get(&first).cloned();
-        if let Some(table) = self.tables.lock().ok().and_then(|tables| known(&tables)) {
+        let first = self.source.weights.first_name(name).unwrap_or_else(|| name.to_owned());
+        let first = (self.executor, first);
+        let tables = &self.source.tables;
+        if let Some(table) = tables.lock().ok().and_then(|tables| tables.get(&first).cloned()) {
             return Ok(table);
         }
         let shape = self.get(name)?.shape().to_vec();
         let table = self.tensor(self.values(&[name.to_owned()])?, &shape)?;
-        if let Ok(mut tables) = self.tables.lock() {
+        if let Ok(mut tables) = tables.lock() {
             tables.insert(first, table.clone());
         }
         Ok(table)
     }
 
-    fn get(&self, name: &str) -> Loaded<&drivetrain_transformer::CanonicalTensor<'a>> {
-        self.weights.get(name).ok_or_else(|| {
+    /// A matrix like [`Self::linear`], but without its numbers: its rows come in pieces.
+    pub(crate) fn hollow_linear(&self, path: &str) -> Loaded<Linear> {
+        let rows = self.get(&format!("{path}.weight"))?.shape().first().copied().unwrap_or(0);
+        let name = format!("{path}.bias");
+        let bias = self.has(&name).then(|| self.table(&name)).transpose()?;
+        let nothing = self.tensor(Vec::new(), &[0])?;
+        Ok(Linear::new(nothing, bias, vec![(path.to_owned(), rows)]))
+    }
+
+    /// Rows `first..first + n` of a matrix.
+    pub(crate) fn rows(&self, name: &str, first: usize, n: usize) -> Loaded<Tensor> {
+        let tensor = self.get(name)?;
+        let columns = tensor.shape().last().copied().unwrap_or(1);
+        let mut data = self.source.buffer(n * columns);
+        self.with_scratch(|scratch| tensor.fetch_rows_f32(first, scratch, &mut data))?;
+        self.tensor(data, &[n, columns])
+    }
+
+    /// The rows `ids` of a table, one after the other.
+    pub(crate) fn gathered(&self, name: &str, ids: &[u32]) -> Loaded<Vec<f32>> {
+        let tensor = self.get(name)?;
+        let columns = tensor.shape().last().copied().unwrap_or(1);
+        let mut data = vec![0.0; ids.len() * columns];
+        self.with_scratch(|scratch| {
+            let mut rows = ids.iter().zip(data.chunks_exact_mut(columns.max(1)));
+            rows.try_for_each(|(id, row)| tensor.fetch_rows_f32(*id as usize, scratch, row))
+        })?;
+        Ok(data)
+    }
+
+    fn with_scratch<T>(
+        &self,
+        work: impl FnOnce(&mut Scratch) -> Result<T, TransformerError>,
+    ) -> Loaded<T> {
+        let scratches = &self.source.scratches;
+        let mut scratch = scratches.lock().ok().and_then(|mut s| s.pop()).unwrap_or_default();
+        let done = work(&mut scratch);
+        if let Ok(mut scratches) = scratches.lock() {
+            scratches.push(scratch);
+        }
+        done.map_err(|error| model_error(&error))
+    }
+
+    fn get(&self, name: &str) -> Loaded<&'s CanonicalTensor<'a>> {
+        self.source.weights.get(name).ok_or_else(|| {
             let error = TransformerError::NoSuchTensor { name: name.to_owned() };
             EngineError::wrap(ErrorKind::Internal, "loading the weights", &error)
         })
@@ -374,20 +536,36 @@ impl<'a> Loader<'a> {
         for name in names {
             n += self.get(name)?.n_elements();
         }
-        let mut data = vec![0.0f32; n];
+        if self.is_hollow {
+            return Ok(vec![0.0; if n <= HOLLOW_VALUES { n } else { 0 }]);
+        }
+        let mut data = self.source.buffer(n);
         let mut rest = data.as_mut_slice();
         for name in names {
-            if self.services.cancelled() {
+            if self.source.services.cancelled() {
                 return Err(EngineError::new(ErrorKind::Cancelled, "loading was cancelled"));
             }
             let tensor = self.get(name)?;
             let (part, after) = rest.split_at_mut(tensor.n_elements());
-            self.weights.read_f32(name, part).map_err(|error| model_error(&error))?;
+            self.with_scratch(|scratch| self.source.weights.fetch_f32(name, scratch, part))?;
             rest = after;
-            let done = self.done.fetch_add(tensor.bytes(), Ordering::Relaxed) + tensor.bytes();
-            self.services.progress(STAGE, done.min(self.total), self.total);
+            self.tell(tensor.bytes());
         }
         Ok(data)
+    }
+
+    /// Tells the host that `bytes` more are there.
+    fn tell(&self, bytes: u64) {
+        let done = self.source.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.source.services.progress(STAGE, done.min(self.source.total), self.source.total);
+    }
+
+    /// A matrix of weights; of none, where there is only a form.
+    fn matrix(&self, data: Vec<f32>, shape: &[usize; 2]) -> Loaded<Tensor> {
+        match self.is_hollow {
+            true => self.tensor(Vec::new(), &[0]),
+            false => self.tensor(data, shape),
+        }
     }
 
     fn tensor(&self, data: Vec<f32>, shape: &[usize]) -> Loaded<Tensor> {

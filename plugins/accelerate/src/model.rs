@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use drivetrain_engine::{
@@ -11,18 +12,19 @@ use drivetrain_engine::{
     pool,
 };
 use drivetrain_execution::{Call, Held, Planned, Runs, Tables, available_bytes, model_error, plan};
-use drivetrain_transformer::{Activation, Adapter, AdapterFiles, Architecture};
-use rayon::ThreadPool;
+use drivetrain_transformer::{Activation, Adapter, AdapterFiles, Architecture, AttentionPositions};
 
 use crate::adapters::{Addition, Additions};
 use crate::attention::KeyValues;
 use crate::cache::{Cache, CrossKeyValues};
 use crate::error;
+use crate::executor::Executor;
 use crate::head::Head;
 use crate::layer::own_block;
 use crate::linear::Linear;
 use crate::rows::{self, with_values};
 use crate::stack::StackWeights;
+use crate::streaming::{Streamer, Unit};
 
 /// A model of any kind.
 pub(crate) struct CandleModel {
@@ -37,8 +39,43 @@ pub(crate) struct CandleModel {
     pub(crate) adapters: HashSet<AdapterId>,
     /// Highest rank of these.
     pub(crate) max_lora_rank: Option<NonZeroU32>,
-    /// The threads that this model computes on.
-    pub(crate) threads: ThreadPool,
+    /// The device of what is around the layers.
+    pub(crate) main: Arc<Executor>,
+    /// Reads the weights that are not in memory, if there are any.
+    pub(crate) streamer: Option<Streamer>,
+    /// What the passes take of these.
+    pub(crate) units: PassUnits,
+}
+
+/// What each kind of pass takes of the weights that are not in memory, in order.
+#[derive(Debug, Default)]
+pub(crate) struct PassUnits {
+    /// Encoding.
+    encode: Vec<Unit>,
+    /// Any other.
+    forward: Vec<Unit>,
+    /// The same with logits.
+    with_logits: Vec<Unit>,
+}
+
+impl PassUnits {
+    pub(crate) fn of(weights: &ModelWeights) -> Self {
+        let layers = |stack: &Option<StackWeights>, of_decoder: bool| -> Vec<Unit> {
+            let layers = stack.iter().flat_map(|stack| &stack.layers).enumerate();
+            let streamed = layers.filter(|(_, layer)| layer.is_streamed());
+            streamed.map(|(idx, _)| Unit::Layer { of_decoder, idx }).collect()
+        };
+        let (encoder, decoder) = (layers(&weights.encoder, false), layers(&weights.decoder, true));
+        let cross = decoder.iter().filter_map(|unit| match unit {
+            Unit::Layer { idx, .. } => Some(Unit::CrossKeysValues { idx: *idx }),
+            _ => None,
+        });
+        let encode = encoder.iter().copied().chain(cross).collect();
+        let forward = if weights.decoder.is_some() { decoder } else { encoder };
+        let head = weights.head.iter().flat_map(Head::pieces).copied();
+        let with_logits = forward.iter().copied().chain(head).collect();
+        Self { encode, forward, with_logits }
+    }
 }
 
 /// The weights of a model.
@@ -76,20 +113,25 @@ impl TokenModel for CandleModel {
         }
         self.cache.check_sequences(planned.len())?;
         self.cache.check_cross_room(planned.iter().map(|segment| segment.n).sum())?;
+        let streamer = self.streamer.as_ref();
+        if let Some(streamer) = streamer {
+            streamer.begin(&self.units.encode);
+        }
         let (computed, born) = self
-            .threads
-            .install(|| {
+            .main
+            .run(|| {
                 let runs = Runs::of(&planned);
-                let encoded = encoder.forward(batch, &planned, None)?;
+                let encoded = encoder.forward(batch, &planned, None, streamer)?;
                 let encoded = encoder.finish(&encoded, &runs)?;
-                let born = cross_keys_values(decoder, &encoded, &planned, &runs)?;
+                let born = cross_keys_values(decoder, &encoded, (&planned, &runs), streamer)?;
                 let rows = self.weights.needed_rows(&planned);
                 let hidden = rows::select(&encoded, &rows)?;
                 let hidden = (!rows.is_empty()).then_some(hidden);
                 let runs = runs.select(&rows);
-                candle_core::Result::Ok((self.weights.outputs(hidden, &planned, &runs)?, born))
+                let outputs = self.weights.outputs(hidden, &planned, &runs, streamer)?;
+                candle_core::Result::Ok((outputs, born))
             })
-            .map_err(error::compute)?;
+            .map_err(|error| self.failure(error))?;
         self.weights.write(&computed, &planned, out)?;
         self.cache.insert(born);
         Ok(())
@@ -109,18 +151,11 @@ impl TokenModel for CandleModel {
             let Some(encoder) = &self.weights.encoder else {
                 return Err(EngineError::internal("a model without any stack"));
             };
-            let computed = self
-                .threads
-                .install(|| self.weights.run(encoder, batch, &planned, None))
-                .map_err(error::compute)?;
+            let computed = self.run(encoder, batch, &planned, None)?;
             return self.weights.write(&computed, &planned, out);
         };
         let done = self.cache.reserve(&planned).and_then(|()| {
-            let cache = Some(&self.cache);
-            let computed = self
-                .threads
-                .install(|| self.weights.run(decoder, batch, &planned, cache))
-                .map_err(error::compute)?;
+            let computed = self.run(decoder, batch, &planned, Some(&self.cache))?;
             self.weights.write(&computed, &planned, out)
         });
         match done {
@@ -172,6 +207,36 @@ impl TokenModel for CandleModel {
     }
 }
 
+impl CandleModel {
+    /// A pass of a stack other than the encoder beside a decoder.
+    fn run(
+        &self,
+        stack: &StackWeights,
+        batch: &Batch<'_>,
+        planned: &[Planned],
+        cache: Option<&Cache>,
+    ) -> Result<Computed, EngineError> {
+        let streamer = self.streamer.as_ref();
+        if let Some(streamer) = streamer {
+            let says = |segment: &Planned| {
+                use Wanted::{AllLogits, LastLogits, SequenceLogits};
+                matches!(segment.wanted, LastLogits | AllLogits | SequenceLogits)
+            };
+            let has_logits = planned.iter().any(says);
+            let units = if has_logits { &self.units.with_logits } else { &self.units.forward };
+            streamer.begin(units);
+        }
+        let run = || self.weights.run(stack, batch, planned, (cache, streamer));
+        self.main.run(run).map_err(|error| self.failure(error))
+    }
+
+    /// Why a pass failed.
+    fn failure(&self, error: candle_core::Error) -> EngineError {
+        let of_reader = self.streamer.as_ref().and_then(Streamer::failure);
+        of_reader.unwrap_or_else(|| error::compute(error))
+    }
+}
+
 /// Refuses an adapter that would not fit.
 fn check_room(adapter: &Adapter) -> Result<(), EngineError> {
     match available_bytes() {
@@ -211,8 +276,8 @@ impl ModelWeights {
         self.tables_mut().for_each(|(module, _)| left.retain(|other| *other != module));
         let stacks = self.encoder.iter().chain(&self.decoder);
         let shares = stacks.flat_map(|stack| &stack.layers).any(|layer| {
-            let attention = &layer.self_attention;
-            attention.scoring.distances.is_some()
+            let attention = &layer.weights.form().self_attention;
+            matches!(attention.scoring.spec.positions, AttentionPositions::Disentangled(_))
                 && attention.qkv.modules().any(|module| read.get(module).is_some())
         });
         if shares || !left.is_empty() {
@@ -253,7 +318,7 @@ impl ModelWeights {
     /// Where the weights lie.
     fn device(&self) -> Device {
         let stack = self.encoder.as_ref().or(self.decoder.as_ref());
-        stack.map_or(Device::Cpu, |stack| stack.embedding.tokens.device().clone())
+        stack.map_or(Device::Cpu, |stack| stack.device.clone())
     }
 
     fn run(
@@ -261,16 +326,16 @@ impl ModelWeights {
         stack: &StackWeights,
         batch: &Batch<'_>,
         planned: &[Planned],
-        cache: Option<&Cache>,
+        (cache, streamer): (Option<&Cache>, Option<&Streamer>),
     ) -> candle_core::Result<Computed> {
-        let x = stack.forward(batch, planned, cache)?;
+        let x = stack.forward(batch, planned, cache, streamer)?;
         let rows = self.needed_rows(planned);
         let runs = Runs::of(planned).select(&rows);
         if rows.is_empty() {
-            return self.outputs(None, planned, &runs);
+            return self.outputs(None, planned, &runs, streamer);
         }
         let hidden = stack.finish(&rows::select(&x, &rows)?, &runs)?;
-        self.outputs(Some(hidden), planned, &runs)
+        self.outputs(Some(hidden), planned, &runs, streamer)
     }
 
     /// The rows of the batch's matrix that a segment's output is made of.
@@ -289,6 +354,7 @@ impl ModelWeights {
         hidden: Option<Tensor>,
         planned: &[Planned],
         runs: &Runs,
+        streamer: Option<&Streamer>,
     ) -> candle_core::Result<Computed> {
         let Some(hidden) = hidden else {
             return Ok(Computed { hidden: None, logits: None, pooled: None });
@@ -309,7 +375,8 @@ impl ModelWeights {
         let logits = match &self.head {
             Some(head) if !logits_rows.is_empty() => {
                 let runs = runs.select(&logits_rows);
-                Some(head.forward(&rows::select(&hidden, &logits_rows)?, &runs)?)
+                let hidden = rows::select(&hidden, &logits_rows)?;
+                Some(head.forward(&hidden, &runs, streamer)?)
             }
             _ => None,
         };
@@ -329,14 +396,23 @@ impl ModelWeights {
 fn cross_keys_values(
     decoder: &StackWeights,
     encoded: &Tensor,
-    planned: &[Planned],
-    runs: &Runs,
+    (planned, runs): (&[Planned], &Runs),
+    streamer: Option<&Streamer>,
 ) -> candle_core::Result<Vec<(SeqId, CrossKeyValues)>> {
     let empty = |s: &Planned| (s.sequence, CrossKeyValues { layers: Vec::new(), len: s.n });
     let mut born: Vec<_> = planned.iter().map(empty).collect();
-    for layer in &decoder.layers {
-        let Some((attention, _)) = &layer.cross_attention else { continue };
-        let (keys, values) = attention.keys_values(encoded, runs)?;
+    for (idx, layer) in decoder.layers.iter().enumerate() {
+        let Some((attention, _)) = &layer.weights.form().cross_attention else { continue };
+        let encoded = encoded.to_device(&layer.executor.device)?;
+        let (keys, values) = match (layer.is_streamed(), streamer) {
+            (true, Some(streamer)) => {
+                let mut held = streamer.take(Unit::CrossKeysValues { idx })?;
+                let Some(kv) = held.linear_mut() else { candle_core::bail!("no matrix was read") };
+                kv.add_as(&attention.kv);
+                layer.executor.run(|| attention.split(&kv.forward(&encoded, runs)?))?
+            }
+            _ => layer.executor.run(|| attention.keys_values(&encoded, runs))?,
+        };
         let n_kv_heads = attention.scoring.spec.n_kv_heads as usize;
         for (segment, (_, cross)) in planned.iter().zip(&mut born) {
             let block: KeyValues =

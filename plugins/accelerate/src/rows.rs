@@ -55,6 +55,30 @@ pub(crate) fn contiguous_mut<'a>(
     }
 }
 
+/// Takes the values out of a tensor on the CPU, which may not be used afterwards.
+pub(crate) fn take_values(tensor: &Tensor) -> Option<Vec<f32>> {
+    let op = TakeValues(std::sync::Mutex::default());
+    if tensor.device().is_cpu() {
+        tensor.inplace_op1(&op).ok()?;
+    }
+    op.0.into_inner().ok()?
+}
+
+struct TakeValues(std::sync::Mutex<Option<Vec<f32>>>);
+
+impl InplaceOp1 for TakeValues {
+    fn name(&self) -> &'static str {
+        "take-values"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, _: &Layout) -> Result<()> {
+        if let (CpuStorage::F32(values), Ok(mut taken)) = (x, self.0.lock()) {
+            *taken = Some(std::mem::take(values));
+        }
+        Ok(())
+    }
+}
+
 /// Calls `body` with the values of a contiguous tensor, which are copied only from other devices.
 pub(crate) fn with_values<R>(tensor: &Tensor, body: impl FnOnce(&[f32]) -> R) -> Result<R> {
     {

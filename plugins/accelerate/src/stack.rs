@@ -1,6 +1,8 @@
 //! An encoder or decoder: embeddings, layers, final norm.
 
-use candle_core::{Device, Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor, bail};
 use drivetrain_engine::Batch;
 use drivetrain_execution::{Planned, Runs};
 use drivetrain_transformer::{Rotary, sinusoidal};
@@ -8,16 +10,17 @@ use drivetrain_transformer::{Rotary, sinusoidal};
 use crate::adapters::Additions;
 use crate::attention::Queries;
 use crate::cache::Cache;
+use crate::executor::Executor;
 use crate::layer::{Angles, LayerWeights, Pass, own_block};
 use crate::linear::Linear;
 use crate::norm::NormLayer;
 use crate::rows;
+use crate::streaming::{Streamer, Unit};
 
 /// Tables and norm ahead of the first layer.
 #[derive(Clone, Debug)]
 pub(crate) struct EmbeddingWeights {
-    /// `[vocab, dim]`.
-    pub(crate) tokens: Tensor,
+    pub(crate) tokens: TokenTable,
     /// What adapters add to it.
     pub(crate) additions: Additions,
     /// A matrix that follows the table.
@@ -28,6 +31,15 @@ pub(crate) struct EmbeddingWeights {
     /// `[n_token_types, dim]`.
     pub(crate) token_types: Option<Tensor>,
     pub(crate) norm: Option<NormLayer>,
+}
+
+/// Where the rows of tokens come from.
+#[derive(Clone, Debug)]
+pub(crate) enum TokenTable {
+    /// `[vocab, dim]`.
+    Resident(Tensor),
+    /// Each row is read from the file when it is needed.
+    Streamed,
 }
 
 /// Positions that are added to tokens.
@@ -50,13 +62,69 @@ pub(crate) enum PositionRows {
 /// A stack with its weights.
 #[derive(Clone, Debug)]
 pub(crate) struct StackWeights {
+    /// `encoder` or `decoder`.
+    pub(crate) name: &'static str,
+    /// Where all but the layers lies.
+    pub(crate) device: Device,
     pub(crate) embedding: EmbeddingWeights,
-    pub(crate) layers: Vec<LayerWeights>,
+    pub(crate) layers: Vec<PlacedLayer>,
     pub(crate) final_norm: Option<NormLayer>,
     /// A matrix that follows the final norm.
     pub(crate) output_projection: Option<Linear>,
     /// The distinct rotations of its layers.
     pub(crate) rotaries: Vec<Rotary>,
+}
+
+/// A layer and where it runs.
+#[derive(Clone, Debug)]
+pub(crate) struct PlacedLayer {
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) weights: LayerHome,
+}
+
+/// Where a layer's weights are.
+#[derive(Clone, Debug)]
+pub(crate) enum LayerHome {
+    /// In the memory of its executor.
+    Resident(LayerWeights),
+    /// In their file; this is their form, with what adapters add to them.
+    Streamed(LayerWeights),
+}
+
+impl LayerHome {
+    /// The layer, or its form.
+    pub(crate) fn form(&self) -> &LayerWeights {
+        let (Self::Resident(layer) | Self::Streamed(layer)) = self;
+        layer
+    }
+
+    fn form_mut(&mut self) -> &mut LayerWeights {
+        let (Self::Resident(layer) | Self::Streamed(layer)) = self;
+        layer
+    }
+}
+
+impl PlacedLayer {
+    /// What reads it, if it has to be read.
+    pub(crate) fn is_streamed(&self) -> bool {
+        matches!(self.weights, LayerHome::Streamed(_))
+    }
+
+    /// Rows through the layer, where it runs.
+    fn forward(&self, idx: usize, x: &Tensor, pass: &BatchPass<'_>) -> Result<Tensor> {
+        let x = x.to_device(&self.executor.device)?;
+        match &self.weights {
+            LayerHome::Resident(layer) => self.executor.run(|| layer.forward(idx, &x, pass)),
+            LayerHome::Streamed(form) => {
+                let of_decoder = pass.stack.name == "decoder";
+                let Some(streamer) = pass.streamer else { bail!("nothing reads layer {idx}") };
+                let mut held = streamer.take(Unit::Layer { of_decoder, idx })?;
+                let Some(layer) = held.layer_mut() else { bail!("no layer was read") };
+                layer.add_as(form);
+                self.executor.run(|| layer.forward(idx, &x, pass))
+            }
+        }
+    }
 }
 
 impl StackWeights {
@@ -67,21 +135,22 @@ impl StackWeights {
         batch: &Batch<'_>,
         planned: &[Planned],
         cache: Option<&Cache>,
+        streamer: Option<&Streamer>,
     ) -> Result<Tensor> {
-        let device = self.embedding.tokens.device();
-        let (angles, runs) = (self.angles(planned, device)?, Runs::of(planned));
-        let pass = BatchPass { stack: self, planned, cache, angles, runs };
-        let mut x = self.embed(batch, &pass, device)?;
+        let (angles, runs) = (self.angles(planned, &self.device)?, Runs::of(planned));
+        let pass = BatchPass { stack: self, planned, cache, streamer, angles, runs };
+        let mut x = self.embed(batch, &pass, &self.device)?;
         for (layer_idx, layer) in self.layers.iter().enumerate() {
             x = layer.forward(layer_idx, &x, &pass)?;
         }
-        Ok(x)
+        x.to_device(&self.device)
     }
 
     /// Its matrices.
     pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
         let outer = self.embedding.projection.iter_mut().chain(&mut self.output_projection);
-        outer.chain(self.layers.iter_mut().flat_map(LayerWeights::linears_mut))
+        let layers = self.layers.iter_mut().map(|layer| layer.weights.form_mut());
+        outer.chain(layers.flat_map(LayerWeights::linears_mut))
     }
 
     /// The final norm and projection, where there are.
@@ -96,8 +165,20 @@ impl StackWeights {
         let (embedding, planned, runs) = (&self.embedding, pass.planned, &pass.runs);
         let tokens: Vec<u32> = batch.segments().flat_map(|s| s.tokens).copied().collect();
         let n_rows = tokens.len();
+        let x = match (&embedding.tokens, pass.streamer) {
+            (TokenTable::Resident(table), _) => {
+                let ids = Tensor::new(tokens.as_slice(), table.device())?;
+                table.index_select(&ids, 0)?.to_device(device)?
+            }
+            (TokenTable::Streamed, Some(streamer)) => {
+                let table = format!("{}.embedding.tokens.weight", self.name);
+                let rows = streamer.gather(table, tokens.clone())?;
+                let width = rows.len() / n_rows;
+                Tensor::from_vec(rows, (n_rows, width), device)?
+            }
+            (TokenTable::Streamed, None) => bail!("nothing reads the token table"),
+        };
         let tokens = Tensor::from_vec(tokens, n_rows, device)?;
-        let x = embedding.tokens.index_select(&tokens, 0)?;
         let mut x = embedding.additions.add_rows_to(x, &tokens, runs)?;
         if let Some(projection) = &embedding.projection {
             x = projection.forward(&x, runs)?;
@@ -196,6 +277,8 @@ struct BatchPass<'a> {
     planned: &'a [Planned],
     /// Absent where nothing is kept: every segment then looks at its own rows.
     cache: Option<&'a Cache>,
+    /// Reads the weights that are not in memory.
+    streamer: Option<&'a Streamer>,
     angles: Vec<Angles>,
     runs: Runs,
 }
@@ -208,7 +291,8 @@ impl Pass for BatchPass<'_> {
         values: &Tensor,
     ) -> Result<Vec<Queries>> {
         let layer = self.stack.layers.get(layer_idx);
-        let n_kv_heads = layer.map_or(1, |l| l.self_attention.scoring.spec.n_kv_heads as usize);
+        let n_kv_heads =
+            layer.map_or(1, |l| l.weights.form().self_attention.scoring.spec.n_kv_heads as usize);
         let of_segment = |segment: &Planned| -> Result<Queries> {
             let blocks = match self.cache {
                 Some(cache) => {

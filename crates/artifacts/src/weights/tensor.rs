@@ -12,6 +12,9 @@ use crate::mapping::MappedFile;
 /// Most dimensions of a tensor; PyTorch has the same limit.
 pub(super) const MAX_RANK: usize = 64;
 
+/// Bytes that are read at once where they have to be converted.
+const PIECE: usize = 1 << 20;
+
 /// Where a tensor lies in its file. Made by the readers only, who check that `span` is inside the
 /// file, that every index of `shape` through `strides` is inside `span`, and that the last dimension
 /// is whole blocks. Only a row-major tensor has a type of blocks, an order or an offset.
@@ -89,7 +92,13 @@ impl<'a> Tensor<'a> {
 
     /// Whether [`Tensor::bytes`] are the elements, or their blocks, in row-major order without gaps.
     pub fn is_contiguous(&self) -> bool {
-        self.layout.order == RowOrder::Plain && self.layout.offset == 0.0 && self.is_row_major()
+        self.has_plain_rows() && self.layout.offset == 0.0
+    }
+
+    /// Whether rows lie in the file as they are shown, one after the other; [`Tensor::value_offset`] may
+    /// have to be added.
+    pub fn has_plain_rows(&self) -> bool {
+        self.layout.order == RowOrder::Plain && self.is_row_major()
     }
 
     fn is_row_major(&self) -> bool {
@@ -186,6 +195,78 @@ impl<'a> Tensor<'a> {
             out.iter_mut().for_each(|value| *value += self.layout.offset);
         }
         Ok(())
+    }
+
+    /// As [`Tensor::read_stored_f32`], but by system calls instead of the mapping: a file that became
+    /// shorter, or a disk that fails, is an error and no fault, and no page of the mapping is touched.
+    /// What has to be converted goes through `scratch`, a mebibyte at a time.
+    ///
+    /// # Errors
+    /// As [`Tensor::read_stored_f32`], or the file can't be read.
+    pub fn fetch_stored_f32(
+        &self,
+        start: usize,
+        scratch: &mut Vec<u8>,
+        out: &mut [f32],
+    ) -> Result<(), ArtifactError> {
+        self.check_range(start, out.len())?;
+        if !self.is_row_major() {
+            return Err(self.error("is not in row-major order".to_owned()));
+        }
+        let (dtype, first_byte) = (self.dtype(), self.layout.span.start);
+        if dtype == DType::F32 {
+            self.file.read_at(first_byte + start * 4, bytemuck::cast_slice_mut(out))?;
+            out.iter_mut().for_each(|value| *value = f32::from_bits(u32::from_le(value.to_bits())));
+        } else {
+            let (size, len) = (dtype.size(), dtype.block_len());
+            let per_piece = (PIECE / size).max(1) * len;
+            let (mut at, mut rest) = (start, &mut *out);
+            while !rest.is_empty() {
+                let (block, skip) = (at / len, at % len);
+                let (part, after) = rest.split_at_mut(rest.len().min(per_piece - skip));
+                let n_blocks = (skip + part.len()).div_ceil(len);
+                scratch.resize(n_blocks * size, 0);
+                self.file.read_at(first_byte + block * size, scratch)?;
+                match dtype.decode_block() {
+                    Some(decode) => read_blocks(dtype, decode, scratch, skip, part),
+                    None => {
+                        let decode = dtype.decode().ok_or_else(|| self.complex())?;
+                        read_contiguous(dtype, decode, scratch, part);
+                    }
+                }
+                at += part.len();
+                rest = after;
+            }
+        }
+        if self.layout.offset != 0.0 {
+            out.iter_mut().for_each(|value| *value += self.layout.offset);
+        }
+        Ok(())
+    }
+
+    /// Reads what [`Tensor::bytes`] are into `out`, by a system call as [`Tensor::fetch_stored_f32`]
+    /// does, for [`Tensor::over`].
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn fetch(&self, out: &mut Vec<u8>) -> Result<(), ArtifactError> {
+        out.resize(self.bytes.len(), 0);
+        self.file.read_at(self.layout.span.start, out)
+    }
+
+    /// The same tensor over a copy of its bytes.
+    ///
+    /// # Errors
+    /// It has another number of bytes.
+    pub fn over<'s>(&self, bytes: &'s [u8]) -> Result<Tensor<'s>, ArtifactError>
+    where
+        'a: 's,
+    {
+        if bytes.len() != self.bytes.len() {
+            let reason = format!("has {} bytes, {} were given", self.bytes.len(), bytes.len());
+            return Err(self.error(reason));
+        }
+        Ok(Tensor { bytes, ..*self })
     }
 
     /// All elements as f32, in row-major order.

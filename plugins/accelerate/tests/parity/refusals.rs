@@ -124,9 +124,9 @@ fn files_that_are_missing_or_cut_are_refused() {
 #[test]
 fn other_devices_are_refused_by_option() {
     let dir = workspace("tests/fixtures/gpt2");
-    for map in ["cuda", "{\"\": \"cuda:1\"}", "balanced", "disk"] {
+    for map in ["cuda", "{\"\": \"cuda:1\"}", "mps"] {
         let Err(error) = try_load(&dir, &[("device_map", map)]) else { panic!("{map}") };
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.message().starts_with("option.device_map="), "{error}");
+        assert!(error.message().starts_with("option.device_map"), "{error}");
     }
 }

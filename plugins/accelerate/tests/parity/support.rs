@@ -12,7 +12,7 @@ use drivetrain_engine::{
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::{ENGINE, EXACT};
+use crate::{ENGINE, EXACT, options_of};
 
 /// Tolerance on logits.
 pub(crate) const LOGITS: f32 = 1e-3;
@@ -36,11 +36,14 @@ pub(crate) fn try_load_with(
     adapter_dir: Option<&Path>,
     options: &[(&str, &str)],
 ) -> Result<Box<dyn TokenModel>, EngineError> {
+    let own = options_of(dir);
+    let own = own.iter().map(|(key, value)| (*key, value.as_str()));
+    let options: Vec<(&str, &str)> = own.chain(options.iter().copied()).collect();
     let request = LoadRequest {
         model_name: "test",
         model_dir: dir,
         adapter_dir,
-        options: Options::new(options),
+        options: Options::new(&options),
         n_threads: NonZeroUsize::new(2).unwrap(),
         services: Services::silent(),
     };

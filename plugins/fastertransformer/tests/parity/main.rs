@@ -2,11 +2,18 @@
 //! files, and what is this engine's own.
 #![allow(clippy::unwrap_used, reason = "clippy's exception for tests leaves out their helpers")]
 
+use std::path::Path;
+
 use drivetrain_fastertransformer::FasterTransformer;
 
 /// The engine under test, and the options by which it computes in f32.
 const ENGINE: FasterTransformer = FasterTransformer;
 const EXACT: &[(&str, &str)] = &[("dtype", "fp32")];
+
+/// Further options for the model in this directory.
+fn options_of(_: &Path) -> Vec<(&'static str, String)> {
+    Vec::new()
+}
 
 #[path = "../../../accelerate/tests/parity/adapters.rs"]
 mod adapters;

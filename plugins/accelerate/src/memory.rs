@@ -1,0 +1,464 @@
+//! What a model takes of each device, before a byte of it is taken: weights, the staging buffers of what
+//! is read from the disk, activations, caches.
+//!
+//! A limit that was given holds for all of this, and on the CPU for the process with all that it had
+//! before, too. Of memory that was measured, half of what is left over stays free for others.
+
+use std::collections::{HashMap, HashSet};
+
+use drivetrain_device_map::{Device, Limits};
+use drivetrain_engine::{EngineError, ModelKind, TokenModelInfo};
+use drivetrain_execution::{CacheRoom, Capacity, KvForm, available_bytes, resident_bytes};
+use drivetrain_transformer::{Architecture, CanonicalWeights, FeedForwardForm, Layer, Stack};
+
+use crate::attention::SCORES_TILE;
+use crate::options::LoadOptions;
+use crate::placing::{Home, Parts, Placed, StackHomes, check_device};
+use crate::streaming::{SLOTS, Unit};
+
+/// Bytes of an f32.
+pub(crate) const F32: u64 = 4;
+/// Tokens of a batch are not made fewer than this for want of memory.
+const FEWEST_BATCH_TOKENS: u32 = 64;
+/// Bytes for what is read from files and has to be converted.
+const SCRATCH: u64 = 1 << 20;
+
+/// The memory of a device.
+#[derive(Clone, Debug)]
+pub(crate) struct DevicePlan {
+    pub(crate) name: String,
+    pub(crate) limit_bytes: Option<u64>,
+    pub(crate) parts: Vec<(&'static str, u64)>,
+}
+
+impl DevicePlan {
+    pub(crate) fn total(&self) -> u64 {
+        self.parts.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+/// Where everything is, and what it takes.
+#[derive(Debug)]
+pub(crate) struct Arrangement {
+    pub(crate) placed: Placed,
+    /// One for each executor.
+    pub(crate) devices: Vec<DevicePlan>,
+    pub(crate) capacity: Capacity,
+    /// What the head's last matrix is read in, if it stays in its file.
+    pub(crate) head_pieces: Vec<Unit>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// What is arranged.
+pub(crate) struct Arranger<'r, 'w, 'a> {
+    pub(crate) architecture: &'w Architecture,
+    pub(crate) weights: &'w CanonicalWeights<'a>,
+    pub(crate) options: &'r LoadOptions,
+    pub(crate) kv: KvForm,
+    /// The devices of the executors, the CPU first.
+    pub(crate) devices: &'r [Device],
+}
+
+/// What a device may hold.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    limit: Option<u64>,
+    is_given: bool,
+    /// Whether weights may be placed there at all.
+    holds: bool,
+}
+
+/// Bytes that a device needs whatever is placed on it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Needs {
+    process: u64,
+    activations: u64,
+    /// For caches, at first.
+    caches: u64,
+}
+
+impl Arranger<'_, '_, '_> {
+    /// Decides where everything is, and enters batch, sequences and capacities in `info`.
+    ///
+    /// # Errors
+    /// `BadInput` for a map or limits that can't be; `OutOfMemory` with the figures, and with what would
+    /// have to change, if it does not fit.
+    pub(crate) fn arrange(&self, info: &mut TokenModelInfo) -> Result<Arrangement, EngineError> {
+        let parts = Parts::of(self.architecture, self.weights, &self.options.device_map)?;
+        let budgets = self.budgets()?;
+        let mut notes = Vec::new();
+        let smallest = budgets.iter().filter_map(|b| b.limit).filter(|l| *l > 0).min();
+        let activations = self.fit_batch(info, smallest, &mut notes);
+        let sequences = self.fit_sequences(info, smallest, &mut notes);
+        let needs: Vec<Needs> = (0..self.devices.len())
+            .map(|idx| Needs {
+                process: if idx == 0 { resident_bytes() } else { 0 },
+                activations,
+                caches: self.wished_caches(info, sequences, budgets.get(idx)),
+            })
+            .collect();
+        let unit = self.largest_layer();
+        let mut placed = self.place(&parts, &budgets, &needs, 0)?;
+        let mut staging = 0;
+        if placed.homes.has_disk() {
+            staging = SLOTS as u64 * unit + SCRATCH.max(self.largest_turned());
+            // The inference keeps room for one layer itself.
+            placed = self.place(&parts, &budgets, &needs, staging - unit)?;
+        }
+        let mut devices = self.devices_of(&placed, &budgets, &needs, staging);
+        let rooms = self.rooms(&placed, info, &budgets, &devices);
+        let capacity = Capacity::within(info, sequences, &rooms)
+            .map_err(|error| self.refusal(&devices, &rooms, error))?;
+        for (device, room) in devices.iter_mut().zip(&rooms) {
+            device.parts.push(("caches", capacity.bytes_in(info, room)));
+        }
+        if let Some(error) = overfull(&devices, self.options.max_memory.is_some()) {
+            return Err(error);
+        }
+        let head_pieces = match placed.homes.head {
+            Home::Disk => self.head_pieces(unit),
+            Home::On(_) => Vec::new(),
+        };
+        notes.extend(placed.warnings.iter().map(ToString::to_string));
+        Ok(Arrangement { placed, devices, capacity, head_pieces, notes })
+    }
+
+    /// What each device may hold.
+    fn budgets(&self) -> Result<Vec<Budget>, EngineError> {
+        if let Some(limits) = &self.options.max_memory {
+            for (device, _) in limits.iter() {
+                check_device(&format!("max_memory: {device}"), device, self.devices)?;
+            }
+            let of = |device: &Device| {
+                let limit = limits.get(*device);
+                Budget { limit, is_given: true, holds: limit.is_some() }
+            };
+            return Ok(self.devices.iter().map(of).collect());
+        }
+        // Virtual devices share the machine's memory.
+        let share = available_bytes().map(|bytes| bytes / self.devices.len() as u64);
+        let of = |(idx, _): (usize, &Device)| Budget {
+            limit: share.map(|share| share + if idx == 0 { resident_bytes() } else { 0 }),
+            is_given: false,
+            holds: true,
+        };
+        Ok(self.devices.iter().enumerate().map(of).collect())
+    }
+
+    /// Bytes of activations; a batch has fewer tokens where they would take more than an eighth.
+    fn fit_batch(
+        &self,
+        info: &mut TokenModelInfo,
+        limit: Option<u64>,
+        notes: &mut Vec<String>,
+    ) -> u64 {
+        let whole_input = match info.kind {
+            ModelKind::Encoder => info.max_positions,
+            _ => info.max_encoder_positions,
+        };
+        let fewest = whole_input.max(FEWEST_BATCH_TOKENS).min(info.max_batch_tokens);
+        let asked = info.max_batch_tokens;
+        while let Some(limit) = limit
+            && info.max_batch_tokens > fewest
+            && self.activations(info) > limit / 8
+        {
+            info.max_batch_tokens = (info.max_batch_tokens / 2).max(fewest);
+        }
+        if info.max_batch_tokens < asked {
+            notes.push(format!(
+                "a batch has at most {} tokens instead of {asked}: activations may take an eighth of \
+                 the memory",
+                info.max_batch_tokens
+            ));
+        }
+        self.activations(info)
+    }
+
+    /// Sequences at once: fewer where their blocks that are not full would take an eighth.
+    fn fit_sequences(
+        &self,
+        info: &TokenModelInfo,
+        limit: Option<u64>,
+        notes: &mut Vec<String>,
+    ) -> u32 {
+        let asked = self.options.max_sequences;
+        let block = u64::from(info.kv_block_tokens) * info.kv_bytes_per_token;
+        let most = limit.map_or(u64::MAX, |limit| limit / 8).checked_div(block).unwrap_or(u64::MAX);
+        let sequences = u32::try_from(most).unwrap_or(u32::MAX).clamp(1, asked);
+        if sequences < asked {
+            notes.push(format!(
+                "at most {sequences} sequences at once instead of {asked}: a block of the KV cache for \
+                 each may take an eighth of the memory"
+            ));
+        }
+        sequences
+    }
+
+    /// Bytes for caches that are kept free of weights at first: what they could use, but no more than a
+    /// quarter.
+    fn wished_caches(&self, info: &TokenModelInfo, sequences: u32, budget: Option<&Budget>) -> u64 {
+        if info.kind == ModelKind::Encoder {
+            return 0;
+        }
+        let all = u64::from(sequences)
+            .saturating_mul(u64::from(info.max_positions))
+            .saturating_mul(info.kv_bytes_per_token)
+            .saturating_add(
+                u64::from(sequences)
+                    .saturating_mul(u64::from(info.max_encoder_positions))
+                    .saturating_mul(info.cross_bytes_per_token),
+            );
+        let quarter = budget.and_then(|budget| budget.limit).map_or(u64::MAX, |limit| limit / 4);
+        all.min(quarter)
+    }
+
+    /// Places the parts in what the needs leave, and `staging` less on each device that may be the main
+    /// one.
+    fn place(
+        &self,
+        parts: &Parts<'_, '_>,
+        budgets: &[Budget],
+        needs: &[Needs],
+        staging: u64,
+    ) -> Result<Placed, EngineError> {
+        let first_accelerator = usize::from(self.devices.len() > 1);
+        let room = |(idx, device): (usize, &Device)| {
+            let (budget, needs) = (budgets.get(idx)?, needs.get(idx)?);
+            let staging = if idx == first_accelerator { staging } else { 0 };
+            let budget = Some(budget).filter(|budget| budget.holds)?;
+            let taken = needs.process + needs.activations + needs.caches + staging;
+            Some((*device, budget.limit.unwrap_or(u64::MAX >> 4).saturating_sub(taken)))
+        };
+        let rooms = self.devices.iter().enumerate().filter_map(room);
+        let limits = Limits::given(rooms);
+        parts.place(&self.options.device_map, &limits, self.devices)
+    }
+
+    /// What each device holds, without caches.
+    fn devices_of(
+        &self,
+        placed: &Placed,
+        budgets: &[Budget],
+        needs: &[Needs],
+        staging: u64,
+    ) -> Vec<DevicePlan> {
+        let homes = &placed.homes;
+        let weights = self.weight_bytes(placed);
+        let runs = |idx: usize| {
+            let stacks = homes.encoder.iter().chain(&homes.decoder);
+            idx == homes.main
+                || homes.head == Home::On(idx)
+                || stacks.flat_map(|s| &s.layers).any(|home| *home == Home::On(idx))
+        };
+        let device = |(idx, device): (usize, &Device)| {
+            let needs = needs.get(idx).copied().unwrap_or_default();
+            let mut parts = Vec::new();
+            if idx == 0 {
+                parts.push(("process", needs.process));
+            }
+            parts.push(("weights", weights.get(idx).copied().unwrap_or(0)));
+            if runs(idx) {
+                parts.push(("activations", needs.activations));
+            }
+            if idx == homes.main && staging > 0 {
+                parts.push(("staging", staging));
+            }
+            let limit_bytes = budgets.get(idx).and_then(|budget| budget.limit);
+            DevicePlan { name: device.to_string(), limit_bytes, parts }
+        };
+        self.devices.iter().enumerate().map(device).collect()
+    }
+
+    /// Bytes of the weights in the memory of each executor.
+    fn weight_bytes(&self, placed: &Placed) -> Vec<u64> {
+        let homes = &placed.homes;
+        let mut bytes = vec![0; self.devices.len()];
+        let mut seen = HashSet::new();
+        for tensor in self.weights.iter() {
+            let name = tensor.name();
+            let home = match self.part_of(&name) {
+                Part::Layer { of_decoder, idx } => {
+                    let stack = if of_decoder { &homes.decoder } else { &homes.encoder };
+                    stack.as_ref().and_then(|s: &StackHomes| s.layers.get(idx).copied())
+                }
+                Part::Tokens { of_decoder } => {
+                    let stack = if of_decoder { &homes.decoder } else { &homes.encoder };
+                    stack.as_ref().map(|s| s.tokens)
+                }
+                Part::Head => Some(homes.head),
+                Part::Small => None,
+            };
+            let Home::On(idx) = home.unwrap_or(Home::On(homes.main)) else { continue };
+            let first = self.weights.first_name(&name).unwrap_or(name);
+            if let Some(bytes) = bytes.get_mut(idx)
+                && seen.insert((idx, first))
+            {
+                *bytes += tensor.n_elements() as u64 * F32;
+            }
+        }
+        bytes
+    }
+
+    fn part_of(&self, name: &str) -> Part {
+        let mut path = name.split('.');
+        let stack = path.next().unwrap_or_default();
+        let of_decoder = stack == "decoder";
+        match (stack, path.next(), path.next()) {
+            ("encoder" | "decoder", Some("layers"), Some(idx)) => {
+                idx.parse().map_or(Part::Small, |idx| Part::Layer { of_decoder, idx })
+            }
+            ("encoder" | "decoder", Some("embedding"), Some("tokens")) => {
+                Part::Tokens { of_decoder }
+            }
+            ("head", Some("weight"), None) => Part::Head,
+            _ => Part::Small,
+        }
+    }
+
+    /// Bytes of the largest layer once loaded; of a quarter of the head, in a model without layers.
+    fn largest_layer(&self) -> u64 {
+        let mut layers: HashMap<(bool, usize), u64> = HashMap::new();
+        for tensor in self.weights.iter() {
+            if let Part::Layer { of_decoder, idx } = self.part_of(&tensor.name()) {
+                *layers.entry((of_decoder, idx)).or_default() += tensor.n_elements() as u64 * F32;
+            }
+        }
+        layers.into_values().max().unwrap_or(SCRATCH)
+    }
+
+    /// Bytes of the largest tensor that is read as a whole to be turned round.
+    fn largest_turned(&self) -> u64 {
+        let turned = self.weights.iter().filter(|tensor| !tensor.lies_in_rows());
+        turned.map(|tensor| tensor.source().bytes().len() as u64).max().unwrap_or(0)
+    }
+
+    /// Rows of the head's matrix, as many at once as a layer has room for.
+    fn head_pieces(&self, unit: u64) -> Vec<Unit> {
+        let Some(shape) = self.weights.get("head.weight").map(|tensor| tensor.shape()) else {
+            return Vec::new();
+        };
+        let (n_rows, columns) = (shape[0], shape.get(1).copied().unwrap_or(1));
+        let fits = usize::try_from(unit / (columns as u64 * F32).max(1)).unwrap_or(usize::MAX);
+        let n_pieces = n_rows.div_ceil(fits.max(1));
+        // Even pieces, so that each fits into the memory of the one before.
+        let each = n_rows.div_ceil(n_pieces.max(1)).max(1);
+        (0..n_rows)
+            .step_by(each)
+            .map(|first| Unit::HeadRows { first, n: each.min(n_rows - first) })
+            .collect()
+    }
+
+    /// What is left for the caches of each executor's layers.
+    fn rooms(
+        &self,
+        placed: &Placed,
+        info: &TokenModelInfo,
+        budgets: &[Budget],
+        devices: &[DevicePlan],
+    ) -> Vec<CacheRoom> {
+        let mut rooms = vec![CacheRoom::default(); devices.len()];
+        for ((room, device), budget) in rooms.iter_mut().zip(devices).zip(budgets) {
+            let left = device.limit_bytes.map(|limit| limit.saturating_sub(device.total()));
+            let left = left.unwrap_or(u64::MAX);
+            room.bytes = if budget.is_given { left } else { left / 2 };
+        }
+        if info.kind == ModelKind::Encoder {
+            return rooms;
+        }
+        let layers = self.architecture.decoder.iter().flat_map(|stack| &stack.layers);
+        let homes = placed.homes.decoder.iter().flat_map(|stack| &stack.layers);
+        for (layer, home) in layers.zip(homes) {
+            let number = home.executor().unwrap_or(placed.homes.main);
+            if let Some(room) = rooms.get_mut(number) {
+                room.kv_bytes_per_token += self.kv.bytes_per_token(&layer.self_attention);
+                let cross = layer.cross_attention.as_ref();
+                room.cross_bytes_per_token += cross.map_or(0, |c| self.kv.bytes_per_token(c));
+            }
+        }
+        rooms
+    }
+
+    /// Why the caches don't fit, with the figures of the device that is too small.
+    fn refusal(
+        &self,
+        devices: &[DevicePlan],
+        rooms: &[CacheRoom],
+        error: EngineError,
+    ) -> EngineError {
+        let least = |room: &CacheRoom| {
+            let block = u64::from(self.kv.block_tokens);
+            2 * block * (room.kv_bytes_per_token + room.cross_bytes_per_token)
+        };
+        let mut devices = devices.to_vec();
+        for (device, room) in devices.iter_mut().zip(rooms) {
+            device.parts.push(("the smallest caches", least(room)));
+        }
+        overfull(&devices, self.options.max_memory.is_some()).unwrap_or(error)
+    }
+
+    /// Bytes of the largest batch's activations.
+    fn activations(&self, info: &TokenModelInfo) -> u64 {
+        let layers = self.architecture.stacks().flat_map(|s| s.layers.iter().map(move |l| (s, l)));
+        let widest = layers.map(|(stack, layer)| row_width(stack, layer)).max().unwrap_or(0);
+        let n = u64::from(info.max_batch_tokens);
+        let keys = u64::from(info.max_positions.max(info.max_encoder_positions));
+        let heads = self.architecture.stacks().flat_map(|s| &s.layers);
+        let heads = heads.map(|l| u64::from(l.self_attention.n_heads)).max().unwrap_or(0);
+        // A tile of scores, and the same joined from blocks.
+        let scores = 2 * (n.min(keys) * keys * heads).min(SCORES_TILE as u64);
+        // The engine's logits of the sequences that run, and the host's copy.
+        let rows = u64::from(self.options.max_sequences.min(info.max_batch_tokens));
+        let logits = 2 * rows * u64::from(info.n_logits);
+        F32 * (n * widest + scores + logits)
+    }
+}
+
+/// What a canonical tensor is a part of.
+enum Part {
+    Layer { of_decoder: bool, idx: usize },
+    Tokens { of_decoder: bool },
+    Head,
+    Small,
+}
+
+/// Values that a row has at once on its way through a layer.
+fn row_width(stack: &Stack, layer: &Layer) -> u64 {
+    let dim = layer.self_attention.q_width().max(stack.embedding.width as usize) as u64;
+    let attention = &layer.self_attention;
+    let qkv = (attention.q_width() + 2 * attention.kv_width()) as u64;
+    let inner = u64::from(layer.feed_forward.width);
+    let inner = match layer.feed_forward.form {
+        FeedForwardForm::Plain => inner,
+        FeedForwardForm::Gated | FeedForwardForm::Experts { .. } => 3 * inner,
+    };
+    3 * dim + (2 * qkv).max(inner + dim)
+}
+
+/// The error for the first device that holds more than it may, with its figures.
+fn overfull(devices: &[DevicePlan], is_given: bool) -> Option<EngineError> {
+    const MIB: f64 = 1_048_576.0;
+    let device = devices.iter().find(|device| {
+        device.limit_bytes.is_some_and(|limit| device.total() > limit) && device.total() > 0
+    })?;
+    let limit = device.limit_bytes.unwrap_or(u64::MAX);
+    let mib = |bytes: u64| bytes as f64 / MIB;
+    let parts: Vec<String> = device
+        .parts
+        .iter()
+        .filter(|(_, bytes)| *bytes > 0)
+        .map(|(what, bytes)| format!("{what} {:.1} MiB", mib(*bytes)))
+        .collect();
+    let name = &device.name;
+    let needed = device.total().div_ceil(1 << 20);
+    let way_out = match is_given {
+        true => format!("set option.max_memory of {name} to {needed}MiB or more"),
+        false => format!("{:.1} MiB more have to be free", mib(device.total() - limit)),
+    };
+    Some(EngineError::out_of_memory(format!(
+        "device {name} would hold {:.1} MiB of at most {:.1} MiB ({}): {way_out}, lower \
+         option.max_rolling_batch_size, or leave more of the model on the disk with option.device_map",
+        mib(device.total()),
+        mib(limit),
+        parts.join(", ")
+    )))
+}
