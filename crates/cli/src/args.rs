@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Engines(Plugins),
     /// Show what a model's files say
     Inspect(Inspect),
+    /// Show what an engine would do with a model, without loading it
+    Plan(Plan),
     /// Answer one text on the terminal, without a server
     Generate(Generate),
     /// Work with engine libraries
@@ -87,6 +89,27 @@ pub(crate) struct Inspect {
     /// A setting of the model for `--accuracy`, as in `--option quantize=int8`; repeatable
     #[arg(long = "option", value_name = "KEY=VALUE", requires = "accuracy")]
     pub(crate) options: Vec<String>,
+    #[command(flatten)]
+    pub(crate) plugins: Plugins,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Plan {
+    /// A model, as `place` or `name=place`; see `serve`
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: String,
+    /// The engine to ask, whatever the model's settings say
+    #[arg(long, value_name = "NAME")]
+    pub(crate) engine: Option<String>,
+    /// What each device may hold, as in `--max-memory 0:10GiB,cpu:30GiB`: sets option.max_memory
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) max_memory: Option<String>,
+    /// Another setting of the model, as in `--option dtype=bf16`; repeatable
+    #[arg(long = "option", value_name = "KEY=VALUE")]
+    pub(crate) options: Vec<String>,
+    /// Print the plan as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) plugins: Plugins,
 }

@@ -7,29 +7,38 @@ use drivetrain_config::{Environment, ModelSpec, ServerConfig, ServerOverrides};
 use drivetrain_host::{Host, TaskReply, TaskRequest};
 use serde_json::{Map, Value};
 
-use crate::args::Generate;
+use crate::args::{Generate, Plugins};
 
 /// Loads the model, answers `args.text`, and prints the answer.
 pub(crate) fn generate(args: &Generate) -> Result<()> {
     let env = Environment::from_process();
     crate::logging::start(&env, "warn");
-    let overrides = ServerOverrides {
-        models: vec![args.model.clone()],
-        plugins: args.plugins.plugins.clone(),
-        ..ServerOverrides::default()
-    };
-    let (config, _) = ServerConfig::resolve(&overrides, &env)?;
-    let [spec] = config.models.as_slice() else {
-        bail!("{}: expected one model, as `path` or `name=path`", args.model);
-    };
-    let spec = spec.clone();
     let parameters = parameters(&args.parameters)?;
-    let engines = crate::engines::discover(&args.plugins, &env);
-    let host = Host::new(Arc::new(config), env, engines);
+    let (host, spec) = host_of(&args.model, &args.plugins, env)?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
         .block_on(answer(&host, &spec, &args.text, parameters))
+}
+
+/// A host for the one model that `model` names, which is not loaded yet.
+pub(crate) fn host_of(
+    model: &str,
+    plugins: &Plugins,
+    env: Environment,
+) -> Result<(Host, ModelSpec)> {
+    let overrides = ServerOverrides {
+        models: vec![model.to_owned()],
+        plugins: plugins.plugins.clone(),
+        ..ServerOverrides::default()
+    };
+    let (config, _) = ServerConfig::resolve(&overrides, &env)?;
+    let [spec] = config.models.as_slice() else {
+        bail!("{model}: expected one model, as `path` or `name=path`");
+    };
+    let spec = spec.clone();
+    let engines = crate::engines::discover(plugins, &env);
+    Ok((Host::new(Arc::new(config), env, engines), spec))
 }
 
 async fn answer(

@@ -15,6 +15,8 @@ use crate::progress::DownloadBar;
 use keys::Readings;
 use sheet::{Sheet, bytes_text, group};
 
+pub(crate) use sheet::printable;
+
 /// Prints what a model is, what it can be served as, what memory it takes, and which keys of its
 /// config were read, left to their defaults or not read at all.
 ///

@@ -8,9 +8,11 @@ mod exit;
 mod generate;
 mod inspect;
 mod logging;
+mod plan;
 mod plugin;
 mod progress;
 mod serve;
+mod settings;
 mod trial;
 
 use std::process::ExitCode;
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         Command::Serve(serve) => serve::serve(&serve),
         Command::Engines(plugins) => engines::engines(&plugins),
         Command::Inspect(inspect) => inspect::inspect(&inspect),
+        Command::Plan(plan) => plan::plan(&plan),
         Command::Generate(generate) => generate::generate(&generate),
         Command::Plugin(PluginCommand::Check(check)) => plugin::check(&check),
         Command::Plugin(PluginCommand::Try { library }) => return trial::open(&library),

@@ -3,13 +3,14 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use drivetrain_config::Environment;
 use drivetrain_conformance::{CheckOptions, check as run_suite, model_beside};
 use drivetrain_engine::{Engine, EngineLibrary, LoadRequest, Options, Services};
 
 use crate::args::Check;
 use crate::default_model;
+use crate::settings::settings;
 
 /// Opens the library as a server would, runs the suite, prints the report, and fails with it.
 pub(crate) fn check(args: &Check) -> Result<()> {
@@ -23,12 +24,7 @@ pub(crate) fn check(args: &Check) -> Result<()> {
         library.abi(),
         library.path().display()
     );
-    let mut options = Vec::with_capacity(args.options.len());
-    for pair in &args.options {
-        let (key, value) =
-            pair.split_once('=').with_context(|| format!("--option {pair}: expected KEY=VALUE"))?;
-        options.push((key.to_owned(), value.to_owned()));
-    }
+    let options = settings(&args.options)?;
     let report = run_suite(
         &library,
         &CheckOptions {

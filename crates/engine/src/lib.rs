@@ -10,6 +10,7 @@ mod boundary;
 mod error;
 mod export;
 mod library;
+mod load_plan;
 mod model;
 mod services;
 mod version;
@@ -17,9 +18,10 @@ mod version;
 pub use batch::{AdapterId, Batch, Outputs, Segment, SegmentView, SeqId, TokenId, Wanted, pool};
 pub use error::{EngineError, ErrorKind};
 pub use library::{EngineLibrary, OpenEngineError, through_abi};
+pub use load_plan::{DevicePlan, LoadPlan, PlacedModule, PlannedPart};
 pub use model::{
     Call, DefaultDecoderInput, Engine, EngineInfo, HeadKind, LoadRequest, LoadedModel,
-    MERGES_ADAPTERS, ModelKind, Options, Reply, Request, RequestModel, RequestModelInfo,
+    MERGES_ADAPTERS, ModelKind, NO_PLAN, Options, Reply, Request, RequestModel, RequestModelInfo,
     TokenModel, TokenModelInfo,
 };
 pub use services::{HostServices, LogLevel, MetricKind, Services};

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use built::library;
 use drivetrain_engine::{
-    AdapterId, Batch, Call, Engine, EngineError, EngineLibrary, ErrorKind, HostServices,
-    LoadRequest, LoadedModel, LogLevel, MetricKind, Options, Outputs, Reply, Request, RequestModel,
-    Segment, SeqId, Services, TokenModel, Wanted,
+    AdapterId, Batch, Call, DevicePlan, Engine, EngineError, EngineLibrary, ErrorKind,
+    HostServices, LoadPlan, LoadRequest, LoadedModel, LogLevel, MetricKind, NO_PLAN, Options,
+    Outputs, PlacedModule, PlannedPart, Reply, Request, RequestModel, Segment, SeqId, Services,
+    TokenModel, Wanted,
 };
 
 /// A host that writes down what it is told, or panics.
@@ -51,16 +52,27 @@ impl HostServices for Host {
     }
 }
 
-fn load(host: &Arc<Host>, options: &[(&str, &str)]) -> Result<LoadedModel, EngineError> {
-    let engine = EngineLibrary::open(&library("faulty")).expect("the library opens");
-    engine.load(&LoadRequest {
+fn request<'a>(host: &Arc<Host>, options: &'a [(&'a str, &'a str)]) -> LoadRequest<'a> {
+    LoadRequest {
         model_name: "mine",
         model_dir: Path::new("models/ä b"),
         adapter_dir: None,
         options: Options::new(options),
         n_threads: NonZeroUsize::MIN,
         services: Services::new(Arc::clone(host) as _),
-    })
+    }
+}
+
+fn open(name: &str) -> EngineLibrary {
+    EngineLibrary::open(&library(name)).expect("the library opens")
+}
+
+fn load(host: &Arc<Host>, options: &[(&str, &str)]) -> Result<LoadedModel, EngineError> {
+    open("faulty").load(&request(host, options))
+}
+
+fn plan(host: &Arc<Host>, options: &[(&str, &str)]) -> Result<LoadPlan, EngineError> {
+    open("faulty").plan(&request(host, options))
 }
 
 fn token_model(place: &str) -> Box<dyn TokenModel> {
@@ -127,6 +139,47 @@ fn values_cross_in_both_directions() {
 }
 
 #[test]
+fn a_plan_crosses_unchanged() {
+    let host = Arc::<Host>::default();
+    let found = plan(&host, &[("dtype", "fp32"), ("ü", "")]).expect("it plans");
+    let part = |what: &str, bytes| PlannedPart { what: what.into(), bytes };
+    let placed = |module: &str, device: &str| PlacedModule {
+        module: module.into(),
+        device: device.into(),
+        bytes: 1,
+    };
+    let parts = vec![part("weights", u64::MAX), part("KV cache", 0)];
+    let expect = LoadPlan {
+        devices: vec![
+            DevicePlan { name: "cpu".into(), limit_bytes: Some(0), parts },
+            DevicePlan { name: "disk".into(), limit_bytes: None, parts: Vec::new() },
+        ],
+        placements: vec![placed("models/ä b", "cpu"), placed("mine", "disk")],
+        kv_capacity_tokens: u64::MAX,
+        cross_capacity_tokens: 7,
+        max_batch_tokens: u32::MAX,
+        max_sequences: 3,
+        notes: vec!["dtype=fp32".into(), "ü=".into()],
+    };
+    assert_eq!(found, expect);
+    assert_eq!(host.told(), ["Info planning"]);
+    assert_eq!(Arc::strong_count(&host), 1, "the services are given back");
+}
+
+#[test]
+fn an_engine_without_a_plan_says_so() {
+    let error = open("plain").plan(&request(&Arc::default(), &[])).expect_err("it has none");
+    assert_eq!(error, EngineError::unsupported(NO_PLAN));
+}
+
+#[test]
+fn a_model_that_would_not_fit_has_no_plan() {
+    let error = plan(&Arc::default(), &[("error", "yes")]).expect_err("it fails");
+    assert_eq!((error.kind(), error.message()), (ErrorKind::OutOfMemory, "no room"));
+    assert_eq!(error.causes(), ["cpu: 3 bytes of 2"]);
+}
+
+#[test]
 fn an_error_crosses_with_its_kind_and_causes() {
     let error = load(&Arc::default(), &[("error", "yes")]).expect_err("it fails");
     assert_eq!((error.kind(), error.message()), (ErrorKind::OutOfMemory, "no room"));
@@ -150,6 +203,7 @@ fn rows_too_few_or_too_many_are_the_engines_fault() {
 #[test]
 fn a_panic_in_any_call_is_an_error() {
     panicked(load(&Arc::default(), &[("panic", "load")]), "load");
+    panicked(plan(&Arc::default(), &[("panic", "plan")]), "plan");
     panicked(load(&Arc::default(), &[("panic", "info")]), "info");
     panicked(load(&Arc::default(), &[("panic", "info"), ("kind", "request")]), "info");
     panicked(forward(&mut *token_model("forward")).0, "forward");
@@ -160,9 +214,9 @@ fn a_panic_in_any_call_is_an_error() {
     panicked(token_model("truncate").truncate(SeqId(1), 0), "truncate");
     panicked(token_model("health").health(), "health");
     panicked(request_model(&Arc::default(), "health").health(), "health");
-    let request = Request { id: "1", properties: &[], content: &[] };
+    let empty = Request { id: "1", properties: &[], content: &[] };
     let model = request_model(&Arc::default(), "call");
-    panicked(model.call(&request, &mut Recorder::default()), "call");
+    panicked(model.call(&empty, &mut Recorder::default()), "call");
 }
 
 #[test]

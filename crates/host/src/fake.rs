@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use drivetrain_engine::{
     AdapterId, Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, HeadKind,
-    LoadRequest, LoadedModel, ModelKind, Outputs, SeqId, TokenId, TokenModel, TokenModelInfo,
-    Wanted,
+    LoadPlan, LoadRequest, LoadedModel, ModelKind, NO_PLAN, Outputs, SeqId, TokenId, TokenModel,
+    TokenModelInfo, Wanted,
 };
 
 pub(crate) const VOCAB: u32 = 40;
@@ -401,11 +401,20 @@ pub(crate) struct FakeEngine {
     pub(crate) n_alive: Arc<AtomicUsize>,
     /// Why it does not load.
     pub(crate) refuses: Option<EngineError>,
+    /// What it says it would do, with the options as notes.
+    pub(crate) plan: Option<LoadPlan>,
 }
 
 impl FakeEngine {
     pub(crate) fn new(name: &'static str, info: TokenModelInfo) -> Self {
-        Self { name, info, book: Arc::default(), n_alive: Arc::default(), refuses: None }
+        Self {
+            name,
+            info,
+            book: Arc::default(),
+            n_alive: Arc::default(),
+            refuses: None,
+            plan: None,
+        }
     }
 }
 
@@ -434,5 +443,14 @@ impl Engine for FakeEngine {
             n_alive: Arc::clone(&self.n_alive),
             adapters: HashMap::new(),
         })))
+    }
+
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<LoadPlan, EngineError> {
+        if let Some(error) = &self.refuses {
+            return Err(error.clone());
+        }
+        let mut plan = self.plan.clone().ok_or_else(|| EngineError::unsupported(NO_PLAN))?;
+        plan.notes.extend(request.options.iter().map(|(key, value)| format!("{key}={value}")));
+        Ok(plan)
     }
 }

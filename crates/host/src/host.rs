@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use drivetrain_config::{Environment, ModelSpec, ServerConfig};
 
 use crate::activity::Activity;
-use crate::model::{LoadInputs, ModelHandle, spawn};
+use crate::model::{LoadInputs, ModelHandle, Planned, plan, spawn};
 use crate::registry::EngineRegistry;
-use crate::{HostError, TaskReply, TaskRequest};
+use crate::{HostError, TaskReply, TaskRequest, Watch};
 
 /// Longest a load may take before the model's own limit is read.
 const FIRST_LOAD_LIMIT: Duration = Duration::from_secs(3600);
@@ -71,17 +71,47 @@ impl Host {
             let version = spec.version.as_deref().map(|v| format!(":{v}")).unwrap_or_default();
             return Err(HostError::Duplicate { name: format!("{name}{version}") });
         }
-        let activity = Arc::clone(&self.0.activity);
+        let (handle, inputs) = self.start(spec, Vec::new());
+        spawn(&handle, inputs)?;
+        models.push(handle.clone());
+        Ok(handle)
+    }
+
+    /// Says what loading a model would do, by the engine that would load it. Registers nothing, and
+    /// blocks while the model's files are brought to this machine, of which `watch` is told.
+    ///
+    /// `settings` are keys without `option.` and values; they go before those of `spec` and of the
+    /// model's own files, as the parameters of a management request do.
+    ///
+    /// # Errors
+    /// Whatever would fail the model after [`Self::load`] up to and in the engine, and
+    /// [`HostError::Engine`] if that engine states no plan.
+    pub fn plan(
+        &self,
+        spec: &ModelSpec,
+        settings: &[(String, String)],
+        watch: &dyn Watch,
+    ) -> Result<Planned, HostError> {
+        let (handle, inputs) = self.start(spec, settings.to_vec());
+        plan(&handle, &inputs, watch)
+    }
+
+    /// A model's handle, not yet registered, and what it is loaded from.
+    fn start(
+        &self,
+        spec: &ModelSpec,
+        settings: Vec<(String, String)>,
+    ) -> (ModelHandle, LoadInputs) {
+        let (name, activity) = (spec.name_or_default(), Arc::clone(&self.0.activity));
         let handle = ModelHandle::new(name, spec.version.clone(), activity, FIRST_LOAD_LIMIT);
         let inputs = LoadInputs {
             server: Arc::clone(&self.0.server),
             env: Arc::clone(&self.0.env),
             engines: Arc::clone(&self.0.engines),
             spec: spec.clone(),
+            settings,
         };
-        spawn(&handle, inputs)?;
-        models.push(handle.clone());
-        Ok(handle)
+        (handle, inputs)
     }
 
     /// The model of this name, and of this version if one is given; without one the versions take

@@ -41,7 +41,7 @@ pub use generate::{
     TokenDetail, TopToken,
 };
 pub use host::Host;
-pub use model::{ModelHandle, ModelStatus};
+pub use model::{ModelHandle, ModelStatus, Planned};
 pub use raw::{RawFrames, RawHead, RawReply, RawRequest};
 pub use registry::{EngineRegistry, FoundEngine, Trial, plugin_dirs};
 pub use sources::locate;

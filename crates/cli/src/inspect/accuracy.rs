@@ -14,6 +14,7 @@ use drivetrain_engine::{
 
 use super::sheet::Sheet;
 use crate::args::Inspect;
+use crate::settings::settings;
 
 /// The text: prose, names and figures, as people write them about a program.
 const TEXT: &str = concat!(
@@ -62,18 +63,6 @@ pub(super) fn measure(
     }
     found.report(sheet, &engine.info().name, tokens.len());
     Ok(())
-}
-
-/// `KEY=VALUE` arguments as a registration's parameters.
-fn settings(pairs: &[String]) -> Result<Vec<(String, String)>> {
-    let parse = |pair: &String| match pair.split_once('=') {
-        Some((key, value)) => {
-            let key = key.strip_prefix("option.").unwrap_or(key);
-            Ok((key.to_owned(), value.to_owned()))
-        }
-        None => bail!("--option {pair}: expected KEY=VALUE"),
-    };
-    pairs.iter().map(parse).collect()
 }
 
 fn load(
@@ -223,13 +212,5 @@ mod tests {
         assert_eq!((comparison.n_next, comparison.n_rows), (1, 2));
         assert!((comparison.surprise[1] - 2f64.ln()).abs() < 1e-6);
         assert!((comparison.apart / comparison.size - 1.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn settings_may_have_their_prefix() {
-        let found = settings(&["quantize=int8".into(), "option.dtype=bf16".into()]).unwrap();
-        let expect = [("quantize", "int8"), ("dtype", "bf16")];
-        assert!(found.iter().map(|(k, v)| (k.as_str(), v.as_str())).eq(expect));
-        assert!(settings(&["quantize".into()]).is_err());
     }
 }

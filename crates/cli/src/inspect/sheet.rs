@@ -65,7 +65,7 @@ impl Sheet {
 }
 
 /// Control characters, which names in files may hold, would act on the terminal.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -19,8 +19,8 @@ use super::types::{
 use crate::batch::{AdapterId, Batch, Outputs, SeqId};
 use crate::model::{Call, Engine, EngineInfo, LoadRequest, LoadedModel, Reply, Request};
 use crate::{
-    EngineError, LogLevel, MetricKind, RequestModel, RequestModelInfo, Services, TokenModel,
-    TokenModelInfo,
+    EngineError, LoadPlan, LogLevel, MetricKind, RequestModel, RequestModelInfo, Services,
+    TokenModel, TokenModelInfo,
 };
 
 /// An engine across the boundary.
@@ -43,16 +43,8 @@ impl Engine for ForeignEngine {
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {
-        let options: Vec<AbiPair<'_>> = request.options.iter().map(AbiPair::new).collect();
-        let abi_request = AbiLoadRequest {
-            model_name: request.model_name.into(),
-            model_dir: path_bytes(request.model_dir)?.into(),
-            adapter_dir: request.adapter_dir.map_or(Ok(&[][..]), path_bytes)?.into(),
-            options: RSlice::from_slice(&options),
-            n_threads: request.n_threads.get(),
-        };
-        let services = services_object(request.services.clone());
-        let loaded = plain(self.engine.load(abi_request, services))?;
+        let loaded =
+            with_request(request, |request, services| self.engine.load(request, services))?;
         match (loaded.token.into_option(), loaded.request.into_option()) {
             (Some(AbiLoadedTokenModel { info, model }), None) => {
                 let fault = RefCell::new(None);
@@ -64,6 +56,27 @@ impl Engine for ForeignEngine {
             _ => Err(EngineError::internal("the engine loaded neither or both kinds of model")),
         }
     }
+
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<LoadPlan, EngineError> {
+        with_request(request, |request, services| self.engine.plan(request, services))
+            .map(Into::into)
+    }
+}
+
+/// Calls the library with a request as it crosses the boundary.
+fn with_request<T>(
+    request: &LoadRequest<'_>,
+    call: impl FnOnce(AbiLoadRequest<'_>, ServicesBox) -> AbiResult<T>,
+) -> Result<T, EngineError> {
+    let options: Vec<AbiPair<'_>> = request.options.iter().map(AbiPair::new).collect();
+    let abi_request = AbiLoadRequest {
+        model_name: request.model_name.into(),
+        model_dir: path_bytes(request.model_dir)?.into(),
+        adapter_dir: request.adapter_dir.map_or(Ok(&[][..]), path_bytes)?.into(),
+        options: RSlice::from_slice(&options),
+        n_threads: request.n_threads.get(),
+    };
+    plain(call(abi_request, services_object(request.services.clone())))
 }
 
 struct ForeignTokenModel {

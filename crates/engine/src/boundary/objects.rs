@@ -12,8 +12,8 @@ use abi_stable::sabi_types::{RMut, VersionStrings};
 use abi_stable::std_types::{RBox, ROption, RSlice, RStr, RVec};
 
 use super::types::{
-    AbiBatch, AbiCall, AbiEngineInfo, AbiLoadRequest, AbiOutputs, AbiPair, AbiRequest, AbiResult,
-    AbiRows,
+    AbiBatch, AbiCall, AbiEngineInfo, AbiLoadPlan, AbiLoadRequest, AbiOutputs, AbiPair, AbiRequest,
+    AbiResult, AbiRows,
 };
 use crate::{AbiVersion, AdapterId, LogLevel, MetricKind, RequestModelInfo, SeqId, TokenModelInfo};
 
@@ -47,8 +47,10 @@ pub trait AbiEngine: Send + Sync {
     /// Name, version and powers.
     fn info(&self) -> AbiResult<AbiEngineInfo>;
     /// Loads a model.
-    #[sabi(last_prefix_field)]
     fn load(&self, request: AbiLoadRequest<'_>, services: ServicesBox) -> AbiResult<AbiModel>;
+    /// Says what loading it would do.
+    #[sabi(last_prefix_field)]
+    fn plan(&self, request: AbiLoadRequest<'_>, services: ServicesBox) -> AbiResult<AbiLoadPlan>;
 }
 
 /// [`TokenModel`](crate::TokenModel), implemented by the library.

@@ -13,8 +13,8 @@ use super::objects::{
 };
 use super::panics::{catch, guard};
 use super::types::{
-    AbiBatch, AbiCall, AbiEngineInfo, AbiLoadRequest, AbiOutputs, AbiPair, AbiRequest, AbiResult,
-    AbiRows, path_from_bytes,
+    AbiBatch, AbiCall, AbiEngineInfo, AbiLoadPlan, AbiLoadRequest, AbiOutputs, AbiPair, AbiRequest,
+    AbiResult, AbiRows, path_from_bytes,
 };
 use crate::batch::{AdapterId, Batch, Outputs, SeqId};
 use crate::model::{Call, Engine, LoadRequest, LoadedModel, Options, Reply, Request};
@@ -56,24 +56,39 @@ impl AbiEngine for Exported {
     fn load(&self, request: AbiLoadRequest<'_>, services: ServicesBox) -> AbiResult<AbiModel> {
         guard(|| {
             let services = Services::new(Arc::new(HostSide(services)));
-            let model_dir = path_from_bytes(request.model_dir.as_slice())?;
-            let adapter_dir = path_from_bytes(request.adapter_dir.as_slice())?;
-            let options: Vec<(&str, &str)> =
-                request.options.iter().map(|pair| pair.get()).collect();
-            let loaded = self.0.load(&LoadRequest {
-                model_name: request.model_name.as_str(),
-                model_dir: &model_dir,
-                adapter_dir: Some(adapter_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty()),
-                options: Options::new(&options),
-                n_threads: NonZeroUsize::new(request.n_threads).unwrap_or(NonZeroUsize::MIN),
-                services: services.clone(),
-            })?;
+            let loaded = with_request(&request, &services, |request| self.0.load(request))?;
             Ok(match loaded {
                 LoadedModel::Token(model) => token_object(model, services),
                 LoadedModel::Request(model) => request_object(model, services),
             })
         })
     }
+
+    fn plan(&self, request: AbiLoadRequest<'_>, services: ServicesBox) -> AbiResult<AbiLoadPlan> {
+        guard(|| {
+            let services = Services::new(Arc::new(HostSide(services)));
+            with_request(&request, &services, |request| self.0.plan(request)).map(Into::into)
+        })
+    }
+}
+
+/// Calls the author's code with a request as the author sees it.
+fn with_request<T>(
+    request: &AbiLoadRequest<'_>,
+    services: &Services,
+    call: impl FnOnce(&LoadRequest<'_>) -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
+    let model_dir = path_from_bytes(request.model_dir.as_slice())?;
+    let adapter_dir = path_from_bytes(request.adapter_dir.as_slice())?;
+    let options: Vec<(&str, &str)> = request.options.iter().map(|pair| pair.get()).collect();
+    call(&LoadRequest {
+        model_name: request.model_name.as_str(),
+        model_dir: &model_dir,
+        adapter_dir: Some(adapter_dir.as_path()).filter(|dir| !dir.as_os_str().is_empty()),
+        options: Options::new(&options),
+        n_threads: NonZeroUsize::new(request.n_threads).unwrap_or(NonZeroUsize::MIN),
+        services: services.clone(),
+    })
 }
 
 fn token_object(model: Box<dyn TokenModel>, services: Services) -> AbiModel {

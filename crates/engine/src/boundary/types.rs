@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use abi_stable::StableAbi;
-use abi_stable::std_types::{RResult, RSlice, RSliceMut, RStr, RString, RVec};
+use abi_stable::std_types::{ROption, RResult, RSlice, RSliceMut, RStr, RString, RVec};
 
 use super::objects::ReplyRef;
 use crate::batch::{Batch, Outputs, Rows, Segment, TokenId};
-use crate::{EngineError, EngineInfo, ErrorKind};
+use crate::{DevicePlan, EngineError, EngineInfo, ErrorKind, LoadPlan, PlacedModule, PlannedPart};
 
 /// What an entry point returns.
 pub(crate) type AbiResult<T> = RResult<T, AbiError>;
@@ -76,6 +76,98 @@ impl From<AbiEngineInfo> for EngineInfo {
             description: info.description.as_str().to_owned(),
             devices: list(&info.devices),
             capabilities: list(&info.capabilities),
+        }
+    }
+}
+
+/// A [`LoadPlan`]; its strings and lists belong to the library.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct AbiLoadPlan {
+    devices: RVec<AbiDevicePlan>,
+    placements: RVec<AbiPlacedModule>,
+    kv_capacity_tokens: u64,
+    cross_capacity_tokens: u64,
+    max_batch_tokens: u32,
+    max_sequences: u32,
+    notes: RVec<RString>,
+}
+
+/// A [`DevicePlan`].
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct AbiDevicePlan {
+    name: RString,
+    limit_bytes: ROption<u64>,
+    parts: RVec<AbiPlannedPart>,
+}
+
+/// A [`PlannedPart`].
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct AbiPlannedPart {
+    what: RString,
+    bytes: u64,
+}
+
+/// A [`PlacedModule`].
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct AbiPlacedModule {
+    module: RString,
+    device: RString,
+    bytes: u64,
+}
+
+impl From<LoadPlan> for AbiLoadPlan {
+    fn from(plan: LoadPlan) -> Self {
+        let part = |part: PlannedPart| AbiPlannedPart { what: part.what.into(), bytes: part.bytes };
+        let device = |device: DevicePlan| AbiDevicePlan {
+            name: device.name.into(),
+            limit_bytes: device.limit_bytes.into(),
+            parts: device.parts.into_iter().map(part).collect(),
+        };
+        let placed = |placed: PlacedModule| AbiPlacedModule {
+            module: placed.module.into(),
+            device: placed.device.into(),
+            bytes: placed.bytes,
+        };
+        Self {
+            devices: plan.devices.into_iter().map(device).collect(),
+            placements: plan.placements.into_iter().map(placed).collect(),
+            kv_capacity_tokens: plan.kv_capacity_tokens,
+            cross_capacity_tokens: plan.cross_capacity_tokens,
+            max_batch_tokens: plan.max_batch_tokens,
+            max_sequences: plan.max_sequences,
+            notes: plan.notes.into_iter().map(RString::from).collect(),
+        }
+    }
+}
+
+impl From<AbiLoadPlan> for LoadPlan {
+    fn from(plan: AbiLoadPlan) -> Self {
+        // Everything is copied, because it belongs to the library's allocator.
+        let text = |text: &RString| text.as_str().to_owned();
+        let part =
+            |part: &AbiPlannedPart| PlannedPart { what: text(&part.what), bytes: part.bytes };
+        let device = |device: &AbiDevicePlan| DevicePlan {
+            name: text(&device.name),
+            limit_bytes: device.limit_bytes.into_option(),
+            parts: device.parts.iter().map(part).collect(),
+        };
+        let placed = |placed: &AbiPlacedModule| PlacedModule {
+            module: text(&placed.module),
+            device: text(&placed.device),
+            bytes: placed.bytes,
+        };
+        Self {
+            devices: plan.devices.iter().map(device).collect(),
+            placements: plan.placements.iter().map(placed).collect(),
+            kv_capacity_tokens: plan.kv_capacity_tokens,
+            cross_capacity_tokens: plan.cross_capacity_tokens,
+            max_batch_tokens: plan.max_batch_tokens,
+            max_sequences: plan.max_sequences,
+            notes: plan.notes.iter().map(text).collect(),
         }
     }
 }

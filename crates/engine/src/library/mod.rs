@@ -20,7 +20,7 @@ use crate::boundary::host::ForeignEngine;
 use crate::boundary::objects::EngineModuleRef;
 use crate::boundary::plugin::engine_object;
 use crate::version::{ABI_VERSION, AbiVersion};
-use crate::{Engine, EngineError, EngineInfo, LoadRequest, LoadedModel};
+use crate::{Engine, EngineError, EngineInfo, LoadPlan, LoadRequest, LoadedModel};
 use elf::Misfit;
 
 /// An engine in an opened library: an [`Engine`] like any other. Cheap to clone.
@@ -85,6 +85,10 @@ impl Engine for EngineLibrary {
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {
         self.0.engine.load(request)
+    }
+
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<LoadPlan, EngineError> {
+        self.0.engine.plan(request)
     }
 }
 

@@ -1,9 +1,10 @@
 //! A library whose engine panics, or fails, where `option.panic` or `option.error` says.
 
 use drivetrain_engine::{
-    Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, HeadKind, LoadRequest,
-    LoadedModel, LogLevel, MetricKind, ModelKind, Outputs, Reply, Request, RequestModel,
-    RequestModelInfo, SeqId, Services, TokenModel, TokenModelInfo,
+    Batch, DefaultDecoderInput, DevicePlan, Engine, EngineError, EngineInfo, ErrorKind, HeadKind,
+    LoadPlan, LoadRequest, LoadedModel, LogLevel, MetricKind, ModelKind, Outputs, PlacedModule,
+    PlannedPart, Reply, Request, RequestModel, RequestModelInfo, SeqId, Services, TokenModel,
+    TokenModelInfo,
 };
 
 drivetrain_engine::export_engine!(Faulty);
@@ -45,6 +46,37 @@ impl Engine for Faulty {
         Ok(match request.options.get("kind") {
             Some("request") => LoadedModel::Request(Box::new(model)),
             _ => LoadedModel::Token(Box::new(model)),
+        })
+    }
+
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<LoadPlan, EngineError> {
+        trip(request.options.get("panic").unwrap_or("nowhere"), "plan");
+        if request.options.get("error").is_some() {
+            let causes = vec!["cpu: 3 bytes of 2".to_owned()];
+            return Err(EngineError::with_causes(ErrorKind::OutOfMemory, "no room", causes));
+        }
+        request.services.log(LogLevel::Info, "planning");
+        let part = |what: &str, bytes| PlannedPart { what: what.into(), bytes };
+        let placed = |module: String, device: &str| PlacedModule {
+            module,
+            device: device.into(),
+            bytes: request.n_threads.get() as u64,
+        };
+        let parts = vec![part("weights", u64::MAX), part("KV cache", 0)];
+        Ok(LoadPlan {
+            devices: vec![
+                DevicePlan { name: "cpu".into(), limit_bytes: Some(0), parts },
+                DevicePlan { name: "disk".into(), ..DevicePlan::default() },
+            ],
+            placements: vec![
+                placed(request.model_dir.display().to_string(), "cpu"),
+                placed(request.model_name.to_owned(), "disk"),
+            ],
+            kv_capacity_tokens: u64::MAX,
+            cross_capacity_tokens: 7,
+            max_batch_tokens: u32::MAX,
+            max_sequences: 3,
+            notes: request.options.iter().map(|(key, value)| format!("{key}={value}")).collect(),
         })
     }
 }

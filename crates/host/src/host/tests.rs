@@ -3,6 +3,7 @@
 mod adapters;
 mod faults;
 mod generation;
+mod plan;
 mod raw;
 
 use std::fs;
@@ -64,10 +65,14 @@ fn dir_of(kind: ModelKind, properties: &str) -> TempDir {
 }
 
 fn host_of(engine: Arc<FakeEngine>) -> Host {
+    host_with(EngineRegistry::with(engine))
+}
+
+fn host_with(engines: EngineRegistry) -> Host {
     let cli = ServerOverrides { sagemaker_root: "/nonexistent".into(), ..Default::default() };
     let env = Environment::from([("SERVING_OFFLINE", "true")]);
     let (server, _) = ServerConfig::resolve(&cli, &env).unwrap();
-    Host::new(Arc::new(server), env, EngineRegistry::with(engine))
+    Host::new(Arc::new(server), env, engines)
 }
 
 /// A host with a model of `kind`, its settings and its engine.

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use drivetrain_artifacts::ModelDir;
 use drivetrain_config::{Environment, ModelSpec, ServerConfig};
 use drivetrain_engine::{
-    EngineError, ErrorKind, LoadRequest, LoadedModel, MERGES_ADAPTERS, Options, RequestModel,
-    Services, TokenModel,
+    Engine, EngineError, ErrorKind, LoadRequest, LoadedModel, MERGES_ADAPTERS, NO_PLAN, Options,
+    RequestModel, Services, TokenModel,
 };
 
 use super::inbox::Inbox;
-use super::open::{Opened, adapters_of, open};
+use super::open::{LoadWatch, Opened, adapters_of, open};
 use super::request_pool::{RawJob, RequestPool, panic_text};
 use super::services::ModelServices;
 use super::token_worker::TokenWorker;
@@ -40,6 +40,8 @@ pub(crate) struct LoadInputs {
     pub(crate) env: Arc<Environment>,
     pub(crate) engines: Arc<EngineRegistry>,
     pub(crate) spec: ModelSpec,
+    /// Further settings, which go before those of `spec`.
+    pub(crate) settings: Vec<(String, String)>,
 }
 
 /// A model with the worker that will drive it.
@@ -108,7 +110,7 @@ impl Inboxes {
 fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loaded, HostError> {
     let started = Instant::now();
     let name = shared.name.as_str();
-    let opened = open(shared, inputs)?;
+    let opened = open(shared, inputs, &LoadWatch(shared))?;
     let config = Arc::clone(&opened.config);
     memory::check(name, &config.memory)?;
     let candidates = inputs.engines.candidates(&config.engine.value)?;
@@ -120,7 +122,10 @@ fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loade
     let (loaded, text) = thread::scope(|scope| {
         let wanted = config.task.as_ref().map(|task| task.value.as_str());
         let text = scope.spawn(move || ModelText::read(files, wanted));
-        let loaded = load_with(shared, &opened, &candidates, inputs.env.n_threads());
+        let n_threads = inputs.env.n_threads();
+        let loaded = ask_engines(shared, &opened, &candidates, n_threads, |engine, request| {
+            engine.load(request)
+        });
         let text = text.join().unwrap_or_else(|panic| {
             Err(EngineError::internal(format!("tokenizer: {}", panic_text(&*panic))).into())
         });
@@ -198,13 +203,15 @@ fn silence_limit(predict_timeout: Duration) -> Duration {
     predict_timeout.clamp(SHORTEST_SILENCE_LIMIT, SILENCE_LIMIT)
 }
 
-/// Loads the model with the first engine that can. An engine chosen by name is the only one.
-fn load_with(
+/// Gives the request for the model to the engines until one can do what `ask` asks of it. An engine
+/// chosen by name is the only one.
+pub(super) fn ask_engines<T>(
     shared: &Shared,
     opened: &Opened,
     candidates: &[&FoundEngine],
     n_threads: NonZeroUsize,
-) -> Result<LoadedModel, HostError> {
+    ask: impl Fn(&dyn Engine, &LoadRequest<'_>) -> Result<T, EngineError>,
+) -> Result<T, HostError> {
     let Opened { config, weights: files, adapter, .. } = opened;
     let local = files.path().to_string_lossy();
     // An engine, or the code behind it, is to load what was brought here, not bring it again.
@@ -243,13 +250,17 @@ fn load_with(
             n_threads,
             services,
         };
-        match found.engine.load(&request) {
-            Ok(model) => {
+        match ask(&*found.engine, &request) {
+            Ok(answer) => {
                 let why =
                     if candidates.len() == 1 { "the only candidate" } else { "loads it first" };
                 tracing::info!(model = shared.name, engine, why, "the engine is chosen");
                 let _ = shared.engine.set(found.info.clone());
-                return Ok(model);
+                return Ok(answer);
+            }
+            // It may be the one that would load the model: the next one's plan is another.
+            Err(error) if error.message() == NO_PLAN => {
+                return Err(EngineError::unsupported(format!("engine {engine}: {NO_PLAN}")).into());
             }
             Err(error) => {
                 if shared.lifecycle.load_is_late() {

@@ -6,6 +6,7 @@ mod inbox;
 mod lifecycle;
 mod load;
 mod open;
+mod plan;
 mod request_pool;
 mod services;
 mod sink;
@@ -36,6 +37,8 @@ pub(crate) use inbox::{Inbox, Place};
 pub(crate) use lifecycle::Lifecycle;
 pub use lifecycle::ModelStatus;
 pub(crate) use load::{LoadInputs, spawn};
+pub use plan::Planned;
+pub(crate) use plan::plan;
 
 /// Text above this many bytes is read on a thread where waiting is allowed.
 const INLINE_BYTES: usize = 4096;

@@ -73,14 +73,17 @@ pub(super) fn adapters_of(
 }
 
 /// Opens the model's directory, its settings, and the directory of its weights, each brought to this
-/// machine where it is elsewhere.
-pub(super) fn open(shared: &Shared, inputs: &LoadInputs) -> Result<Opened, HostError> {
+/// machine where it is elsewhere, of which `watch` is told.
+pub(super) fn open(
+    shared: &Shared,
+    inputs: &LoadInputs,
+    watch: &dyn Watch,
+) -> Result<Opened, HostError> {
     let name = shared.name.as_str();
     shared.lifecycle.progress("opening the files", 0, 0);
     let unpack = UnpackOptions::default();
     let spec = &inputs.spec;
-    let watch = LoadWatch(shared);
-    let bring = |place: Place<'_>| sources::bring(&place, &inputs.server, &inputs.env, &watch);
+    let bring = |place: Place<'_>| sources::bring(&place, &inputs.server, &inputs.env, watch);
     let own = || -> Result<ModelDir, HostError> {
         let path = bring(Place {
             key: "url",
@@ -103,7 +106,7 @@ pub(super) fn open(shared: &Shared, inputs: &LoadInputs) -> Result<Opened, HostE
         dir: root,
         server: &inputs.server,
         env: &inputs.env,
-        registration: &spec.registration(),
+        registration: &[spec.registration(), inputs.settings.clone()].concat(),
     })?;
     for warning in warnings {
         tracing::warn!(model = name, at = %warning.at, "{}", warning.message);
@@ -179,7 +182,7 @@ fn base_of(config: &ModelConfig, files: &ModelDir) -> Result<Option<AdapterBase>
 }
 
 /// Shows a download as a part of loading, and ends it with that.
-struct LoadWatch<'a>(&'a Shared);
+pub(super) struct LoadWatch<'a>(pub(super) &'a Shared);
 
 impl Watch for LoadWatch<'_> {
     fn progress(&self, stage: &str, done: u64, total: u64) {
