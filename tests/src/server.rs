@@ -21,6 +21,8 @@ pub struct ServerOptions {
     pub env: Vec<(String, String)>,
     /// The engines' folder; this build's when unset.
     pub plugins: Option<PathBuf>,
+    /// Most KiB of memory of its own that the process may have (`ulimit -d`).
+    pub data_limit_kib: Option<u64>,
 }
 
 /// A running server. Killed when dropped.
@@ -98,7 +100,15 @@ impl Server {
         let out = std::fs::File::create(&log)?;
         let port = free_port()?;
         let plugins = options.plugins.clone().unwrap_or_else(workspace::plugins);
-        let mut command = Command::new(workspace::binary());
+        let mut command = match options.data_limit_kib {
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                let script = format!("ulimit -d {limit} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &script]).arg(workspace::binary());
+                shell
+            }
+            None => Command::new(workspace::binary()),
+        };
         command
             .arg("serve")
             .args(&options.models)

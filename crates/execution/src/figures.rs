@@ -177,7 +177,16 @@ impl Capacity {
         }
         let sequences = u64::from(info.max_sequences / (1 + KEPT_SEQUENCES));
         let overhead = sequences * u64::from(info.kv_block_tokens.saturating_sub(1));
-        let kv = self.tokens.saturating_add(overhead).saturating_mul(room.kv_bytes_per_token);
+        let block = u64::from(info.kv_block_tokens.max(1));
+        // A sequence has no more blocks than its longest length fills.
+        let most = match u64::from(info.max_positions).checked_mul(sequences) {
+            Some(all) if self.tokens == all => {
+                sequences * u64::from(info.max_positions).div_ceil(block) * block
+            }
+            _ => u64::MAX,
+        };
+        let kv = self.tokens.saturating_add(overhead).min(most);
+        let kv = kv.saturating_mul(room.kv_bytes_per_token);
         kv.saturating_add(self.cross_tokens.saturating_mul(room.cross_bytes_per_token))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use drivetrain_device_map::Device;
 use drivetrain_engine::{
-    Engine, EngineError, EngineInfo, ErrorKind, LoadRequest, LoadedModel, LogLevel,
+    Engine, EngineError, EngineInfo, ErrorKind, LoadPlan, LoadRequest, LoadedModel, LogLevel,
     MERGES_ADAPTERS, TokenModelInfo,
 };
 use drivetrain_execution::{HeadPlan, KvForm, ModelFiles, Tables, figures};
@@ -37,6 +37,17 @@ impl Engine for Accelerate {
             devices: devices(),
             capabilities: vec![MERGES_ADAPTERS.into()],
         }
+    }
+
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<LoadPlan, EngineError> {
+        let options = LoadOptions::parse(&request.options, &request.services)?;
+        let files = ModelFiles::open(request)?;
+        let weights = files.canonical()?;
+        let places = Places::of(&files.architecture, &weights, &options)?;
+        if places.arrangement.placed.homes.has_disk() {
+            check_offload_folder(options.offload_folder.as_deref())?;
+        }
+        Ok(places.arrangement.into_plan(&places.info))
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {
@@ -152,14 +163,14 @@ fn report(
             info.kv_capacity_tokens
         ),
     );
-    for device in arrangement.devices.iter().filter(|device| device.total() > 0) {
+    for device in arrangement.devices.iter().filter(|device| device.total_bytes() > 0) {
         let parts: Vec<String> = device
             .parts
             .iter()
-            .filter(|(_, bytes)| *bytes > 0)
-            .map(|(what, bytes)| format!("{what} {:.1}", *bytes as f64 / 1_048_576.0))
+            .filter(|part| part.bytes > 0)
+            .map(|part| format!("{} {:.1}", part.what, part.bytes as f64 / 1_048_576.0))
             .collect();
-        let total = device.total() as f64 / 1_048_576.0;
+        let total = device.total_bytes() as f64 / 1_048_576.0;
         let name = &device.name;
         log(
             LogLevel::Info,

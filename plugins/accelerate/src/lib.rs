@@ -5,6 +5,10 @@
 //! its own keys and values, so there is no padding. Keys and values lie in blocks that sequences
 //! share after a fork.
 //!
+//! A device map says which device holds which part (`placing`), a plan made ahead what each takes
+//! (`memory`). Parts that stay on the disk are read by a thread while others are computed with
+//! (`streaming`).
+//!
 //! Everything is computed in f32. What candle has no fast CPU code for (a few rows times a matrix,
 //! attention of a few queries, norms, activations) has kernels of its own here; on other devices
 //! candle's operations serve.

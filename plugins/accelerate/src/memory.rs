@@ -7,7 +7,9 @@
 use std::collections::{HashMap, HashSet};
 
 use drivetrain_device_map::{Device, Limits};
-use drivetrain_engine::{EngineError, ModelKind, TokenModelInfo};
+use drivetrain_engine::{
+    DevicePlan, EngineError, LoadPlan, ModelKind, PlacedModule, PlannedPart, TokenModelInfo,
+};
 use drivetrain_execution::{CacheRoom, Capacity, KvForm, available_bytes, resident_bytes};
 use drivetrain_transformer::{Architecture, CanonicalWeights, FeedForwardForm, Layer, Stack};
 
@@ -22,20 +24,9 @@ pub(crate) const F32: u64 = 4;
 const FEWEST_BATCH_TOKENS: u32 = 64;
 /// Bytes for what is read from files and has to be converted.
 const SCRATCH: u64 = 1 << 20;
-
-/// The memory of a device.
-#[derive(Clone, Debug)]
-pub(crate) struct DevicePlan {
-    pub(crate) name: String,
-    pub(crate) limit_bytes: Option<u64>,
-    pub(crate) parts: Vec<(&'static str, u64)>,
-}
-
-impl DevicePlan {
-    pub(crate) fn total(&self) -> u64 {
-        self.parts.iter().map(|(_, bytes)| bytes).sum()
-    }
-}
+/// Bytes that the process takes while it works, beside what is counted: code that is run for the first
+/// time, stacks of threads, the allocator's own.
+const SLACK: u64 = 6 << 20;
 
 /// Where everything is, and what it takes.
 #[derive(Debug)]
@@ -47,6 +38,28 @@ pub(crate) struct Arrangement {
     /// What the head's last matrix is read in, if it stays in its file.
     pub(crate) head_pieces: Vec<Unit>,
     pub(crate) notes: Vec<String>,
+    /// Bytes of each entry of the map, in its order.
+    entry_bytes: Vec<u64>,
+}
+
+impl Arrangement {
+    /// The same as what an engine states of a model.
+    pub(crate) fn into_plan(self, info: &TokenModelInfo) -> LoadPlan {
+        let placements =
+            self.placed.map.iter().zip(self.entry_bytes).map(|((name, device), bytes)| {
+                let module = if name.is_empty() { "the whole model" } else { name };
+                PlacedModule { module: module.to_owned(), device: device.to_string(), bytes }
+            });
+        LoadPlan {
+            placements: placements.collect(),
+            devices: self.devices.into_iter().filter(|d| d.total_bytes() > 0).collect(),
+            kv_capacity_tokens: info.kv_capacity_tokens,
+            cross_capacity_tokens: info.cross_capacity_tokens,
+            max_batch_tokens: info.max_batch_tokens,
+            max_sequences: info.max_sequences,
+            notes: self.notes,
+        }
+    }
 }
 
 /// What is arranged.
@@ -72,6 +85,7 @@ struct Budget {
 #[derive(Clone, Copy, Debug, Default)]
 struct Needs {
     process: u64,
+    slack: u64,
     activations: u64,
     /// For caches, at first.
     caches: u64,
@@ -93,6 +107,7 @@ impl Arranger<'_, '_, '_> {
         let needs: Vec<Needs> = (0..self.devices.len())
             .map(|idx| Needs {
                 process: if idx == 0 { resident_bytes() } else { 0 },
+                slack: if idx == 0 { SLACK } else { 0 },
                 activations,
                 caches: self.wished_caches(info, sequences, budgets.get(idx)),
             })
@@ -110,7 +125,7 @@ impl Arranger<'_, '_, '_> {
         let capacity = Capacity::within(info, sequences, &rooms)
             .map_err(|error| self.refusal(&devices, &rooms, error))?;
         for (device, room) in devices.iter_mut().zip(&rooms) {
-            device.parts.push(("caches", capacity.bytes_in(info, room)));
+            device.parts.push(part("caches", capacity.bytes_in(info, room)));
         }
         if let Some(error) = overfull(&devices, self.options.max_memory.is_some()) {
             return Err(error);
@@ -120,7 +135,10 @@ impl Arranger<'_, '_, '_> {
             Home::On(_) => Vec::new(),
         };
         notes.extend(placed.warnings.iter().map(ToString::to_string));
-        Ok(Arrangement { placed, devices, capacity, head_pieces, notes })
+        let sizes = parts.sizes();
+        let bytes = placed.map.iter().map(|(name, _)| sizes.bytes_of(name).unwrap_or(0));
+        let entry_bytes = bytes.collect();
+        Ok(Arrangement { placed, devices, capacity, head_pieces, notes, entry_bytes })
     }
 
     /// What each device may hold.
@@ -200,8 +218,10 @@ impl Arranger<'_, '_, '_> {
         if info.kind == ModelKind::Encoder {
             return 0;
         }
+        // A block of each sequence may be all but empty.
+        let tokens = u64::from(info.max_positions) + u64::from(info.kv_block_tokens);
         let all = u64::from(sequences)
-            .saturating_mul(u64::from(info.max_positions))
+            .saturating_mul(tokens)
             .saturating_mul(info.kv_bytes_per_token)
             .saturating_add(
                 u64::from(sequences)
@@ -226,7 +246,7 @@ impl Arranger<'_, '_, '_> {
             let (budget, needs) = (budgets.get(idx)?, needs.get(idx)?);
             let staging = if idx == first_accelerator { staging } else { 0 };
             let budget = Some(budget).filter(|budget| budget.holds)?;
-            let taken = needs.process + needs.activations + needs.caches + staging;
+            let taken = needs.process + needs.slack + needs.activations + needs.caches + staging;
             Some((*device, budget.limit.unwrap_or(u64::MAX >> 4).saturating_sub(taken)))
         };
         let rooms = self.devices.iter().enumerate().filter_map(room);
@@ -254,14 +274,15 @@ impl Arranger<'_, '_, '_> {
             let needs = needs.get(idx).copied().unwrap_or_default();
             let mut parts = Vec::new();
             if idx == 0 {
-                parts.push(("process", needs.process));
+                parts.push(part("process", needs.process));
+                parts.push(part("slack", needs.slack));
             }
-            parts.push(("weights", weights.get(idx).copied().unwrap_or(0)));
+            parts.push(part("weights", weights.get(idx).copied().unwrap_or(0)));
             if runs(idx) {
-                parts.push(("activations", needs.activations));
+                parts.push(part("activations", needs.activations));
             }
             if idx == homes.main && staging > 0 {
-                parts.push(("staging", staging));
+                parts.push(part("staging buffers", staging));
             }
             let limit_bytes = budgets.get(idx).and_then(|budget| budget.limit);
             DevicePlan { name: device.to_string(), limit_bytes, parts }
@@ -358,7 +379,7 @@ impl Arranger<'_, '_, '_> {
     ) -> Vec<CacheRoom> {
         let mut rooms = vec![CacheRoom::default(); devices.len()];
         for ((room, device), budget) in rooms.iter_mut().zip(devices).zip(budgets) {
-            let left = device.limit_bytes.map(|limit| limit.saturating_sub(device.total()));
+            let left = device.limit_bytes.map(|limit| limit.saturating_sub(device.total_bytes()));
             let left = left.unwrap_or(u64::MAX);
             room.bytes = if budget.is_given { left } else { left / 2 };
         }
@@ -391,7 +412,7 @@ impl Arranger<'_, '_, '_> {
         };
         let mut devices = devices.to_vec();
         for (device, room) in devices.iter_mut().zip(rooms) {
-            device.parts.push(("the smallest caches", least(room)));
+            device.parts.push(part("the smallest caches", least(room)));
         }
         overfull(&devices, self.options.max_memory.is_some()).unwrap_or(error)
     }
@@ -400,8 +421,9 @@ impl Arranger<'_, '_, '_> {
     fn activations(&self, info: &TokenModelInfo) -> u64 {
         let layers = self.architecture.stacks().flat_map(|s| s.layers.iter().map(move |l| (s, l)));
         let widest = layers.map(|(stack, layer)| row_width(stack, layer)).max().unwrap_or(0);
-        let n = u64::from(info.max_batch_tokens);
         let keys = u64::from(info.max_positions.max(info.max_encoder_positions));
+        let most = u64::from(self.options.max_sequences).saturating_mul(keys);
+        let n = u64::from(info.max_batch_tokens).min(most);
         let heads = self.architecture.stacks().flat_map(|s| &s.layers);
         let heads = heads.map(|l| u64::from(l.self_attention.n_heads)).max().unwrap_or(0);
         // A tile of scores, and the same joined from blocks.
@@ -411,6 +433,10 @@ impl Arranger<'_, '_, '_> {
         let logits = 2 * rows * u64::from(info.n_logits);
         F32 * (n * widest + scores + logits)
     }
+}
+
+fn part(what: &str, bytes: u64) -> PlannedPart {
+    PlannedPart { what: what.to_owned(), bytes }
 }
 
 /// What a canonical tensor is a part of.
@@ -438,26 +464,27 @@ fn row_width(stack: &Stack, layer: &Layer) -> u64 {
 fn overfull(devices: &[DevicePlan], is_given: bool) -> Option<EngineError> {
     const MIB: f64 = 1_048_576.0;
     let device = devices.iter().find(|device| {
-        device.limit_bytes.is_some_and(|limit| device.total() > limit) && device.total() > 0
+        device.limit_bytes.is_some_and(|limit| device.total_bytes() > limit)
+            && device.total_bytes() > 0
     })?;
     let limit = device.limit_bytes.unwrap_or(u64::MAX);
     let mib = |bytes: u64| bytes as f64 / MIB;
     let parts: Vec<String> = device
         .parts
         .iter()
-        .filter(|(_, bytes)| *bytes > 0)
-        .map(|(what, bytes)| format!("{what} {:.1} MiB", mib(*bytes)))
+        .filter(|part| part.bytes > 0)
+        .map(|part| format!("{} {:.1} MiB", part.what, mib(part.bytes)))
         .collect();
     let name = &device.name;
-    let needed = device.total().div_ceil(1 << 20);
+    let needed = device.total_bytes().div_ceil(1 << 20);
     let way_out = match is_given {
         true => format!("set option.max_memory of {name} to {needed}MiB or more"),
-        false => format!("{:.1} MiB more have to be free", mib(device.total() - limit)),
+        false => format!("{:.1} MiB more have to be free", mib(device.total_bytes() - limit)),
     };
     Some(EngineError::out_of_memory(format!(
         "device {name} would hold {:.1} MiB of at most {:.1} MiB ({}): {way_out}, lower \
          option.max_rolling_batch_size, or leave more of the model on the disk with option.device_map",
-        mib(device.total()),
+        mib(device.total_bytes()),
         mib(limit),
         parts.join(", ")
     )))

@@ -18,6 +18,7 @@ mod heads;
 mod inspect;
 mod layers;
 mod minilm;
+mod offload;
 mod plan;
 mod refusals;
 mod sources;

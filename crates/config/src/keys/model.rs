@@ -212,6 +212,7 @@ const PASSED_OPTIONS: &[Key] = &[
     Key::passed("decoding_strategy", "`greedy`, `sample` or `contrastive`"),
     Key::passed("max_memory", "Memory of each device that weights may take"),
     Key::passed("offload_folder", "Directory for weights that no memory holds"),
+    Key::passed("virtual_devices", "Accelerators made of the CPU's memory, to try a device map"),
     Key::passed(
         "kv_cache_dtype",
         "Element type of cached keys and values: `fp32`, `fp16` or `bf16`",
