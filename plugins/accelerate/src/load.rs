@@ -23,6 +23,7 @@ use crate::feed_forward::{Experts, FeedForwardLayer, Network};
 use crate::kernels::PositionBias;
 use crate::layer::{BranchNorms, CrossAttention, LayerWeights, SelfAttention};
 use crate::linear::Linear;
+use crate::memory::{F32, HEAD_PIECE};
 use crate::norm::NormLayer;
 use crate::placing::{Home, StackHomes};
 use crate::stack::{
@@ -74,20 +75,18 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Frees the buffers that came back.
-    pub(crate) fn forget_spare(&self) {
-        if let Ok(mut spare) = self.spare.lock() {
-            spare.clear();
-        }
-    }
-
-    /// `n` values to be written over: a buffer that came back, or a new one.
+    /// `n` values to be written over: a buffer that came back, or a new one. Where none that came back
+    /// fits a large tensor they are of another shape than what is read from now on, and go first.
     fn buffer(&self, n: usize) -> Vec<f32> {
-        let mut found = self.spare.lock().ok().and_then(|mut spare| {
-            let at = spare.iter().position(|buffer| buffer.len() == n)?;
-            Some(spare.swap_remove(at))
-        });
-        found.take().unwrap_or_else(|| vec![0.0; n])
+        if let Ok(mut spare) = self.spare.lock() {
+            if let Some(at) = spare.iter().position(|buffer| buffer.len() == n) {
+                return spare.swap_remove(at);
+            }
+            if n as u64 * F32 > HEAD_PIECE {
+                spare.clear();
+            }
+        }
+        vec![0.0; n]
     }
 }
 

@@ -24,9 +24,11 @@ pub(crate) const F32: u64 = 4;
 const FEWEST_BATCH_TOKENS: u32 = 64;
 /// Bytes for what is read from files and has to be converted.
 const SCRATCH: u64 = 1 << 20;
+/// Most bytes of the head's matrix that are read at once: its buffer is kept beside those of layers.
+pub(crate) const HEAD_PIECE: u64 = 4 << 20;
 /// Bytes that the process takes while it works, beside what is counted: code that is run for the first
 /// time, stacks of threads, the allocator's own.
-const SLACK: u64 = 6 << 20;
+const SLACK: u64 = 4 << 20;
 
 /// Where everything is, and what it takes.
 #[derive(Debug)]
@@ -116,7 +118,7 @@ impl Arranger<'_, '_, '_> {
         let mut placed = self.place(&parts, &budgets, &needs, 0)?;
         let mut staging = 0;
         if placed.homes.has_disk() {
-            staging = SLOTS as u64 * unit + SCRATCH.max(self.largest_turned());
+            staging = SLOTS as u64 * unit + HEAD_PIECE + SCRATCH.max(self.largest_turned());
             // The inference keeps room for one layer itself.
             placed = self.place(&parts, &budgets, &needs, staging - unit)?;
         }
@@ -131,7 +133,7 @@ impl Arranger<'_, '_, '_> {
             return Err(error);
         }
         let head_pieces = match placed.homes.head {
-            Home::Disk => self.head_pieces(unit),
+            Home::Disk => self.head_pieces(),
             Home::On(_) => Vec::new(),
         };
         notes.extend(placed.warnings.iter().map(ToString::to_string));
@@ -353,13 +355,14 @@ impl Arranger<'_, '_, '_> {
         turned.map(|tensor| tensor.source().bytes().len() as u64).max().unwrap_or(0)
     }
 
-    /// Rows of the head's matrix, as many at once as a layer has room for.
-    fn head_pieces(&self, unit: u64) -> Vec<Unit> {
+    /// Rows of the head's matrix, in pieces of at most [`HEAD_PIECE`].
+    fn head_pieces(&self) -> Vec<Unit> {
         let Some(shape) = self.weights.get("head.weight").map(|tensor| tensor.shape()) else {
             return Vec::new();
         };
         let (n_rows, columns) = (shape[0], shape.get(1).copied().unwrap_or(1));
-        let fits = usize::try_from(unit / (columns as u64 * F32).max(1)).unwrap_or(usize::MAX);
+        let fits =
+            usize::try_from(HEAD_PIECE / (columns as u64 * F32).max(1)).unwrap_or(usize::MAX);
         let n_pieces = n_rows.div_ceil(fits.max(1));
         // Even pieces, so that each fits into the memory of the one before.
         let each = n_rows.div_ceil(n_pieces.max(1)).max(1);

@@ -314,8 +314,6 @@ fn read(inner: &Inner, streamed: &Streamed) -> Result<(), EngineError> {
             }
             Task::Read(unit, epoch) => {
                 let piece = stacks.read(unit, &loader).map_err(lost)?;
-                // What the piece did not need is of another shape than what comes next.
-                source.forget_spare();
                 let mut state = inner.lock();
                 if state.epoch == epoch {
                     state.reading = None;

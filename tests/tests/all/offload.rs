@@ -95,7 +95,7 @@ fn what_is_planned_is_taken() {
             properties(model, map);
             let planned = plan(model).unwrap();
             let server = serve(model, None);
-            said(&server, 24);
+            said(&server, 12);
             let ours = ["slack", "weights", "staging buffers", "activations", "caches"];
             let ours: u64 = ours.iter().map(|what| part(&planned, what)).sum();
             // What the process has besides is its own, not the plan's of this command's process.
@@ -108,7 +108,7 @@ fn what_is_planned_is_taken() {
             seen.push((format!("{map}: {:.1} MiB planned", expect / 1_048_576.0), ratio));
         }
     }
-    // Never more than planned; less where batches and caches were not filled.
+    // Less where batches and caches were not filled.
     assert!(seen.iter().all(|(_, ratio)| (0.8..=1.05).contains(ratio)), "{seen:#?}");
     println!("{seen:#?}");
 }
