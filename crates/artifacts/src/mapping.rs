@@ -29,13 +29,14 @@ impl MappedFile {
         let map = match metadata.len() {
             0 => None,
             _ => {
+                // Another process can change the file: if it writes to it, reads give the old or the
+                // new bytes, and the cost is wrong weights; what was checked once (headers) was
+                // copied out first. If it truncates the file, touching a lost page raises SIGBUS and
+                // ends this process, so what is streamed is read by `read_at`. Model files are
+                // replaced by rename, never rewritten in place, by this crate and the hub's clients.
                 // SAFETY: the map is private and read-only, so nothing in this process can change
-                // the bytes behind the slices made from it. Another process can: if it writes to
-                // the file, reads give the old or the new bytes, and since every type made from
-                // them (numbers of any bit pattern) is valid, the cost is wrong weights; what was
-                // checked once (headers) was copied out first. If it truncates the file, touching
-                // a lost page raises SIGBUS and ends this process. Model files are replaced by
-                // rename, never rewritten in place, by this crate and by the hub's clients.
+                // the bytes behind the slices made from it, and every type made from them (numbers
+                // of any bit pattern) is valid.
                 let map = unsafe { Mmap::map(&file) };
                 Some(map.map_err(|source| ArtifactError::Io {
                     path: path.to_owned(),

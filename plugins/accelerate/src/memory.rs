@@ -338,7 +338,7 @@ impl Arranger<'_, '_, '_> {
         }
     }
 
-    /// Bytes of the largest layer once loaded; of a quarter of the head, in a model without layers.
+    /// Bytes of the largest layer once loaded.
     fn largest_layer(&self) -> u64 {
         let mut layers: HashMap<(bool, usize), u64> = HashMap::new();
         for tensor in self.weights.iter() {
