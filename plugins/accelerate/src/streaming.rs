@@ -265,9 +265,16 @@ impl Streamer {
         }
         drop(state);
         self.inner.changed.notify_all();
-        match rows.recv() {
-            Ok(rows) => Ok(rows),
-            Err(_) => candle_core::bail!("the weights can't be read any more"),
+        if let Ok(rows) = rows.recv() {
+            return Ok(rows);
+        }
+        // The reader let go of the question because it ends: it says why next.
+        let mut state = self.inner.lock();
+        loop {
+            match &state.failure {
+                Some(error) => candle_core::bail!("{error}"),
+                None => state = self.inner.wait(state),
+            }
         }
     }
 
