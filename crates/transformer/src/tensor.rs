@@ -196,6 +196,60 @@ impl<'a> CanonicalTensor<'a> {
         Ok(())
     }
 
+    /// Bytes of a row as [`Self::fetch_rows`] reads it; `None` where rows are not in the file as they
+    /// are wanted, if in another order: they lie as columns, end inside of a block, or are changed.
+    pub fn row_bytes(&self) -> Option<usize> {
+        let source = &self.source;
+        let row_len = (self.n_elements() / self.rows.n().max(1)).max(1);
+        let is_row = !self.transposed
+            && source.value_offset() == 0.0
+            && row_len.is_multiple_of(source.dtype().block_len());
+        let ordered = !matches!(source.row_order(), RowOrder::Plain | RowOrder::Transposed);
+        let readable = source.has_plain_rows() || (ordered && self.rows.is_all());
+        (is_row && readable).then(|| source.dtype().bytes_for(row_len))
+    }
+
+    /// Writes the rows from `first` on to `out`, as many as it holds, in the file's data type, by system
+    /// calls.
+    ///
+    /// # Errors
+    /// `out` is not whole rows of the tensor, they don't lie in the file ([`Self::row_bytes`]), or it
+    /// can't be read.
+    pub fn fetch_rows(
+        &self,
+        first: usize,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+    ) -> Result<(), TransformerError> {
+        let row_len = (self.n_elements() / self.rows.n().max(1)).max(1);
+        let row_bytes = self.row_bytes().filter(|bytes| out.len().is_multiple_of((*bytes).max(1)));
+        let Some(row_bytes) =
+            row_bytes.filter(|bytes| first + out.len() / (*bytes).max(1) <= self.rows.n())
+        else {
+            let (name, expected) = (self.name(), self.bytes() as usize);
+            return Err(TransformerError::BufferSize { name, found: out.len(), expected });
+        };
+        if !self.source.has_plain_rows() {
+            let order = self.source.row_order();
+            let whole = scratch.whole(self.source)?.bytes();
+            for (idx, row) in out.chunks_exact_mut(row_bytes).enumerate() {
+                let at = order.stored_row(first + idx) * row_bytes;
+                row.copy_from_slice(&whole[at..at + row_bytes]);
+            }
+            return Ok(());
+        }
+        let (mut row, mut rest) = (first, out);
+        while !rest.is_empty() {
+            let (block, within) = (row / self.rows.block, row % self.rows.block);
+            let n = (rest.len() / row_bytes).min(self.rows.block - within);
+            let (part, after) = rest.split_at_mut(n * row_bytes);
+            let stored = self.rows.start + block * self.rows.stride + within;
+            self.source.fetch_stored(stored * row_len, part)?;
+            (row, rest) = (row + n, after);
+        }
+        Ok(())
+    }
+
     /// One block of rows that lie as columns from `start` on.
     fn read_transposed(
         &self,

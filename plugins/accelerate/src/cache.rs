@@ -127,7 +127,7 @@ impl Cache {
         values: &Tensor,
     ) -> candle_core::Result<()> {
         let Some(sequence) = self.sequences.get(&planned.sequence) else { return Ok(()) };
-        let (mut position, mut row) = (sequence.len, planned.first_row);
+        let (mut position, mut row) = (planned.position, planned.first_row);
         let end = planned.first_row + planned.n;
         while row < end {
             let (block_idx, slot) = (position / BLOCK_TOKENS, position % BLOCK_TOKENS);

@@ -15,6 +15,7 @@ use drivetrain_transformer::{Architecture, CanonicalWeights, Stack};
 
 use crate::cache::{BLOCK_TOKENS, Cache};
 use crate::executor::Executor;
+use crate::forms::{Forms, WeightForm};
 use crate::head::Head;
 use crate::load::{Loader, Source};
 use crate::memory::{Arrangement, Arranger, F32};
@@ -56,23 +57,25 @@ impl Engine for Accelerate {
         let weights = files.canonical()?;
         ModelFiles::warn_of_unused(request, &weights);
         let places = Places::of(&files.architecture, &weights, &options)?;
-        let Places { mut info, head, arrangement, devices } = places;
-        report(request, &files.architecture, &info, &arrangement);
+        let forms = Forms { weights: &weights, wanted: places.wanted };
+        let Places { mut info, head, arrangement, devices, wanted } = places;
+        report(request, (&files.architecture, forms), &info, &arrangement);
         if arrangement.placed.homes.has_disk() {
             check_offload_folder(options.offload_folder.as_deref())?;
         }
         let executors = executors(&devices, request.n_threads)?;
-        let source = Source::new(&files.architecture, &weights, &request.services);
+        let source = Source::new(&files.architecture, forms, &request.services);
         let model_weights =
             load_weights(&files.architecture, head, &source, &arrangement, &executors)?;
         let limits = arrangement.capacity;
-        info.weight_bytes = weights.n_parameters() * F32;
+        info.weight_bytes = forms.total_bytes();
         info.has_adapters = true;
         let number = arrangement.placed.homes.main;
         let main = executors.get(number).or(executors.first()).map(Arc::clone);
         let main = main.ok_or_else(|| EngineError::internal("there is no device"))?;
         let streamer = arrangement.placed.homes.has_disk().then(|| {
             Streamer::start(Streamed {
+                wanted,
                 files: Arc::clone(&files),
                 executor: Arc::clone(&main),
                 number,
@@ -110,6 +113,8 @@ struct Places {
     head: Option<HeadPlan>,
     arrangement: Arrangement,
     devices: Vec<Device>,
+    /// How matrices are held.
+    wanted: WeightForm,
 }
 
 impl Places {
@@ -128,16 +133,22 @@ impl Places {
             }
             n => devices.extend((0..n).map(Device::Accelerator)),
         }
-        let arranger = Arranger { architecture, weights, options, kv, devices: &devices };
+        // An accelerator with memory of its own takes f32.
+        let wanted = match options.n_virtual == 0 && devices.len() > 1 {
+            true => WeightForm::Full,
+            false => options.weights,
+        };
+        let forms = Forms { weights, wanted };
+        let arranger = Arranger { architecture, forms, options, kv, devices: &devices };
         let arrangement = arranger.arrange(&mut info)?;
-        Ok(Self { info, head, arrangement, devices })
+        Ok(Self { info, head, arrangement, devices, wanted })
     }
 }
 
 /// Says where everything is and what it takes.
 fn report(
     request: &LoadRequest<'_>,
-    architecture: &Architecture,
+    (architecture, forms): (&Architecture, Forms<'_, '_>),
     info: &TokenModelInfo,
     arrangement: &Arrangement,
 ) {
@@ -156,9 +167,10 @@ fn report(
     log(
         LogLevel::Info,
         &format!(
-            "{} of {} parameters, f32, {}; KV cache of {} tokens",
+            "{} of {} parameters, {}, {}; KV cache of {} tokens",
             architecture.family,
             info.n_parameters,
+            forms.names(),
             map.join(", "),
             info.kv_capacity_tokens
         ),
@@ -237,7 +249,7 @@ fn load_weights(
     let loader = |number: usize| {
         let executor = executors.get(number).or(executors.first());
         let executor = executor.ok_or_else(|| EngineError::internal("there is no device"))?;
-        Ok::<_, EngineError>((Loader::new(source, number, &executor.device), executor))
+        Ok::<_, EngineError>((Loader::new(source, number, executor), executor))
     };
     let (main, main_executor) = loader(homes.main)?;
     let stack = |stack: &Option<Stack>, homes: &Option<StackHomes>| {

@@ -1,15 +1,20 @@
 //! Where layers run: the CPU, accelerators, and virtual ones that are made of the CPU's threads.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use candle_core::Device;
 use drivetrain_engine::{EngineError, ErrorKind};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use crate::matrix::Compute;
+
 /// A device with the threads that drive it.
 #[derive(Debug)]
 pub(crate) struct Executor {
     pub(crate) device: Device,
+    /// What multiplies with matrices that are no f32.
+    pub(crate) compute: Arc<Compute>,
     threads: ThreadPool,
 }
 
@@ -29,7 +34,8 @@ impl Executor {
                 let message = format!("no threads to compute on device {name} with");
                 EngineError::wrap(ErrorKind::OutOfMemory, message, &error)
             })?;
-        Ok(Self { device, threads })
+        let compute = Arc::new(Compute::new(n_threads)?);
+        Ok(Self { device, compute, threads })
     }
 
     /// Does `work` on the device's threads.

@@ -7,7 +7,7 @@ use drivetrain_engine::EngineError;
 use drivetrain_execution::{HeadPlan, Runs};
 
 use crate::executor::Executor;
-use crate::linear::{Linear, product};
+use crate::linear::Linear;
 use crate::load::Loader;
 use crate::norm::NormLayer;
 use crate::streaming::{Streamer, Unit};
@@ -93,7 +93,7 @@ impl Head {
 fn piece_of(x: &Tensor, piece: Unit, streamer: &Streamer) -> Result<Tensor> {
     let held = streamer.take(piece)?;
     match held.rows() {
-        Some(rows) => product(x, rows),
+        Some(rows) => rows.product(x),
         None => bail!("no rows of the head were read"),
     }
 }

@@ -9,7 +9,8 @@
 //! (`memory`). Parts that stay on the disk are read by a thread while others are computed with
 //! (`streaming`).
 //!
-//! Everything is computed in f32. What candle has no fast CPU code for (a few rows times a matrix,
+//! Activations are f32. Matrices are, too, or of 16 bits or in blocks (`forms`, `matrix`), which
+//! `drivetrain-kernels` multiplies with. What candle has no fast CPU code for (a few rows times a matrix,
 //! attention of a few queries, norms, activations) has kernels of its own here; on other devices
 //! candle's operations serve.
 #![forbid(unsafe_code)]
@@ -22,15 +23,18 @@ mod engine;
 mod error;
 mod executor;
 mod feed_forward;
+mod forms;
 mod head;
 mod kernels;
 mod layer;
 mod linear;
 mod load;
+mod matrix;
 mod memory;
 mod model;
 mod norm;
 mod options;
+mod pipeline;
 mod placing;
 mod rows;
 mod stack;

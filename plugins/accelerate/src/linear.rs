@@ -1,11 +1,12 @@
 //! A matrix with an optional bias.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use drivetrain_execution::Runs;
 use drivetrain_transformer::{Activation, Adapter};
 
 use crate::adapters::{Addition, Additions};
 use crate::kernels;
+use crate::matrix::Matrix;
 use crate::rows::{self, contiguous, has_kernels};
 
 /// Up to this many rows the kernel for few rows is faster than candle's matrix product, which
@@ -15,8 +16,10 @@ const FEW_ROWS: usize = 64;
 /// `x Wᵀ + b`.
 #[derive(Clone, Debug)]
 pub(crate) struct Linear {
-    /// `[out, in]`.
-    weight: Tensor,
+    /// `[out, in]`: matrices one below the other, where they are not of one form.
+    weights: Vec<Matrix>,
+    /// Where its results are.
+    device: Device,
     /// `[out]`.
     bias: Option<Tensor>,
     /// The canonical modules whose outputs follow one another in a row, with their widths.
@@ -26,8 +29,13 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    pub(crate) fn new(weight: Tensor, bias: Option<Tensor>, parts: Vec<(String, usize)>) -> Self {
-        Self { weight, bias, parts, additions: Additions::default() }
+    pub(crate) fn new(
+        (weights, device): (Vec<Matrix>, &Device),
+        bias: Option<Tensor>,
+        parts: Vec<(String, usize)>,
+    ) -> Self {
+        let device = device.clone();
+        Self { weights, device, bias, parts, additions: Additions::default() }
     }
 
     /// Makes what `adapter` adds to it, to be put in by [`Self::additions_mut`].
@@ -36,16 +44,16 @@ impl Linear {
         let mut additions = Vec::new();
         for (module, width) in &self.parts {
             if let Some(part) = adapter.get(module) {
-                additions.push(Addition::new(first_column, part, self.weight.device())?);
+                additions.push(Addition::new(first_column, part, &self.device)?);
             }
             first_column += width;
         }
         Ok(additions)
     }
 
-    /// `[out, in]`.
-    pub(crate) fn weight(&self) -> &Tensor {
-        &self.weight
+    /// Takes its numbers out of it.
+    pub(crate) fn take_weights(&mut self) -> Vec<Matrix> {
+        std::mem::take(&mut self.weights)
     }
 
     /// Takes over what adapters add to `other`, which is the same matrix.
@@ -64,7 +72,14 @@ impl Linear {
 
     /// `[rows, in]` to `[rows, out]`, with what the adapters of `runs` add.
     pub(crate) fn forward(&self, x: &Tensor, runs: &Runs) -> Result<Tensor> {
-        self.finish(product(x, &self.weight)?, x, runs)
+        let products: Result<Vec<Tensor>> =
+            self.weights.iter().map(|weights| weights.product(x)).collect();
+        let mut products = products?;
+        let product = match products.len() {
+            1 => products.remove(0),
+            _ => Tensor::cat(&products, 1)?,
+        };
+        self.finish(product, x, runs)
     }
 
     /// What the matrix made of `x`, with what the adapters of `runs` add and the bias.

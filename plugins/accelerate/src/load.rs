@@ -20,15 +20,19 @@ use crate::distances::Distances;
 use crate::error;
 use crate::executor::Executor;
 use crate::feed_forward::{Experts, FeedForwardLayer, Network};
+use crate::forms::Forms;
 use crate::kernels::PositionBias;
 use crate::layer::{BranchNorms, CrossAttention, LayerWeights, SelfAttention};
 use crate::linear::Linear;
-use crate::memory::{F32, HEAD_PIECE};
+use crate::matrix::{Buffer, Compute, Matrix};
+use crate::memory::HEAD_PIECE;
 use crate::norm::NormLayer;
 use crate::placing::{Home, StackHomes};
 use crate::stack::{
     EmbeddingWeights, LayerHome, PlacedLayer, PositionRows, StackWeights, TokenTable,
 };
+
+mod matrices;
 
 const STAGE: &str = "loading weights";
 
@@ -38,6 +42,7 @@ const HOLLOW_VALUES: usize = 1 << 16;
 /// What all readers of a model's weights share.
 pub(crate) struct Source<'a> {
     pub(crate) weights: &'a CanonicalWeights<'a>,
+    forms: Forms<'a, 'a>,
     services: &'a Services,
     /// The hidden size.
     dim: usize,
@@ -45,48 +50,75 @@ pub(crate) struct Source<'a> {
     total: u64,
     /// Tables that may be tied, by the executor they are for and the name they were first read under.
     tables: Mutex<HashMap<(usize, String), Tensor>>,
+    /// The same of matrices.
+    matrices: Mutex<HashMap<(usize, String), Matrix>>,
     scratches: Mutex<Vec<Scratch>>,
     /// Buffers of weights that are no longer needed, to be filled again.
-    spare: Mutex<Vec<Vec<f32>>>,
+    spare: Mutex<Spare>,
+}
+
+/// Memory to be filled again, by the type of what it held.
+#[derive(Debug, Default)]
+struct Spare {
+    floats: Vec<Vec<f32>>,
+    halves: Vec<Vec<u16>>,
+    bytes: Vec<Vec<u8>>,
+}
+
+impl Spare {
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
 }
 
 impl<'a> Source<'a> {
     pub(crate) fn new(
         architecture: &Architecture,
-        weights: &'a CanonicalWeights<'a>,
+        forms: Forms<'a, 'a>,
         services: &'a Services,
     ) -> Self {
         Self {
-            weights,
+            weights: forms.weights,
+            forms,
             services,
             dim: architecture.dim as usize,
             done: AtomicU64::new(0),
-            total: weights.total_bytes(),
+            total: forms.weights.total_bytes(),
             tables: Mutex::default(),
+            matrices: Mutex::default(),
             scratches: Mutex::default(),
             spare: Mutex::default(),
         }
     }
 
     /// Takes a buffer back.
-    pub(crate) fn reuse(&self, buffer: Vec<f32>) {
+    pub(crate) fn reuse(&self, buffer: Buffer) {
         if let Ok(mut spare) = self.spare.lock() {
-            spare.push(buffer);
+            match buffer {
+                Buffer::Floats(values) => spare.floats.push(values),
+                Buffer::Halves(bits) => spare.halves.push(bits),
+                Buffer::Bytes(bytes) => spare.bytes.push(bytes),
+            }
         }
     }
 
     /// `n` values to be written over: a buffer that came back, or a new one. Where none that came back
     /// fits a large tensor they are of another shape than what is read from now on, and go first.
-    fn buffer(&self, n: usize) -> Vec<f32> {
+    fn buffer<T: Clone + Default>(
+        &self,
+        n: usize,
+        kind: impl Fn(&mut Spare) -> &mut Vec<Vec<T>>,
+    ) -> Vec<T> {
         if let Ok(mut spare) = self.spare.lock() {
-            if let Some(at) = spare.iter().position(|buffer| buffer.len() == n) {
-                return spare.swap_remove(at);
+            let own = kind(&mut spare);
+            if let Some(at) = own.iter().position(|buffer| buffer.len() == n) {
+                return own.swap_remove(at);
             }
-            if n as u64 * F32 > HEAD_PIECE {
+            if (n * size_of::<T>()) as u64 > HEAD_PIECE {
                 spare.clear();
             }
         }
-        vec![0.0; n]
+        vec![T::default(); n]
     }
 }
 
@@ -95,8 +127,12 @@ impl<'a> Source<'a> {
 pub(crate) struct Loader<'s, 'a> {
     pub(crate) source: &'s Source<'a>,
     pub(crate) device: &'s Device,
-    /// The executor whose device this is.
+    /// What multiplies with the matrices that are no f32.
+    compute: &'s Arc<Compute>,
+    /// The number of the executor whose device this is.
     executor: usize,
+    /// Whether what is read is read again whenever it is needed.
+    is_streaming: bool,
     /// Whether only the form is made, with small values of zero and without large ones.
     is_hollow: bool,
 }
@@ -131,9 +167,21 @@ fn rotaries(stack: &Stack) -> (Vec<Rotary>, Vec<Option<usize>>) {
 }
 
 impl<'s, 'a> Loader<'s, 'a> {
-    /// A reader for the executor of this number, whose device is `device`.
-    pub(crate) fn new(source: &'s Source<'a>, executor: usize, device: &'s Device) -> Self {
-        Self { source, device, executor, is_hollow: false }
+    /// A reader for the executor of this number.
+    pub(crate) fn new(source: &'s Source<'a>, number: usize, executor: &'s Executor) -> Self {
+        Self {
+            source,
+            device: &executor.device,
+            compute: &executor.compute,
+            executor: number,
+            is_streaming: false,
+            is_hollow: false,
+        }
+    }
+
+    /// The same for what is read again and again.
+    pub(crate) fn streaming(self) -> Self {
+        Self { is_streaming: true, ..self }
     }
 
     /// The same that makes the form only.
@@ -162,10 +210,9 @@ impl<'s, 'a> Loader<'s, 'a> {
         let tokens = match homes.tokens {
             Home::Disk => TokenTable::Streamed,
             Home::On(number) => {
-                let device = executors.get(number).map_or(self.device, |e| &e.device);
-                let own = Self { executor: number, device, ..*self };
+                let own = executors.get(number).map(|e| Self::new(self.source, number, e));
                 let name = format!("{}.embedding.tokens.weight", stack.name);
-                TokenTable::Resident(own.table(&name)?)
+                TokenTable::Resident(own.unwrap_or(*self).shared_matrix(&name)?)
             }
         };
         let embedding = self.embedding(stack, tokens)?;
@@ -176,7 +223,7 @@ impl<'s, 'a> Loader<'s, 'a> {
             let executor = executors.get(number).ok_or_else(|| {
                 EngineError::internal(format!("layer {idx} is placed on executor {number}"))
             })?;
-            let own = Self { executor: number, device: &executor.device, ..*self };
+            let own = Self::new(self.source, number, executor);
             let weights = match home {
                 Home::On(_) => LayerHome::Resident(own.layer(stack, idx, &shared)?),
                 Home::Disk => LayerHome::Streamed(own.hollow().layer(stack, idx, &shared)?),
@@ -429,17 +476,15 @@ impl<'s, 'a> Loader<'s, 'a> {
             parts.iter().map(|part| format!("{path}.{part}.{what}")).collect()
         };
         let weights = names("weight");
-        let data = self.values(&weights)?;
-        let inputs = self.get(&weights[0])?.shape().last().copied().unwrap_or(1);
         let rows: Loaded<Vec<usize>> =
             weights.iter().map(|name| Ok(self.get(name)?.shape()[0])).collect();
         let rows = rows?;
-        let weight = self.matrix(data, &[rows.iter().sum(), inputs])?;
+        let matrices = (self.matrices(&weights)?, self.device);
         let modules = parts.iter().map(|part| format!("{path}.{part}"));
         let modules = modules.zip(rows.iter().copied()).collect();
         let biases = names("bias");
         if !biases.iter().any(|name| self.has(name)) {
-            return Ok(Linear::new(weight, None, modules));
+            return Ok(Linear::new(matrices, None, modules));
         }
         let mut bias = Vec::with_capacity(rows.iter().sum());
         for (name, rows) in biases.into_iter().zip(rows) {
@@ -447,18 +492,19 @@ impl<'s, 'a> Loader<'s, 'a> {
             bias.extend(if has { self.values(&[name])? } else { vec![0.0; rows] });
         }
         let n = bias.len();
-        Ok(Linear::new(weight, Some(self.tensor(bias, &[n])?), modules))
+        Ok(Linear::new(matrices, Some(self.tensor(bias, &[n])?), modules))
     }
 
     /// A matrix that is only read, with its bias if it has one: the pooler.
     pub(crate) fn linear(&self, path: &str) -> Loaded<Linear> {
         let (parent, part) = path.rsplit_once('.').unwrap_or(("", path));
         if parent.is_empty() {
-            let weight = self.table(&format!("{part}.weight"))?;
+            let name = format!("{part}.weight");
+            let n_out = self.get(&name)?.shape().first().copied().unwrap_or(0);
+            let weight = vec![self.shared_matrix(&name)?];
             let name = format!("{part}.bias");
             let bias = self.has(&name).then(|| self.table(&name)).transpose()?;
-            let parts = vec![(part.to_owned(), weight.dim(0).map_err(error::compute)?)];
-            return Ok(Linear::new(weight, bias, parts));
+            return Ok(Linear::new((weight, self.device), bias, vec![(part.to_owned(), n_out)]));
         }
         self.fused(parent, &[part])
     }
@@ -484,17 +530,7 @@ impl<'s, 'a> Loader<'s, 'a> {
         let rows = self.get(&format!("{path}.weight"))?.shape().first().copied().unwrap_or(0);
         let name = format!("{path}.bias");
         let bias = self.has(&name).then(|| self.table(&name)).transpose()?;
-        let nothing = self.tensor(Vec::new(), &[0])?;
-        Ok(Linear::new(nothing, bias, vec![(path.to_owned(), rows)]))
-    }
-
-    /// Rows `first..first + n` of a matrix.
-    pub(crate) fn rows(&self, name: &str, first: usize, n: usize) -> Loaded<Tensor> {
-        let tensor = self.get(name)?;
-        let columns = tensor.shape().last().copied().unwrap_or(1);
-        let mut data = self.source.buffer(n * columns);
-        self.with_scratch(|scratch| tensor.fetch_rows_f32(first, scratch, &mut data))?;
-        self.tensor(data, &[n, columns])
+        Ok(Linear::new((Vec::new(), self.device), bias, vec![(path.to_owned(), rows)]))
     }
 
     /// The rows `ids` of a table, one after the other.
@@ -538,12 +574,10 @@ impl<'s, 'a> Loader<'s, 'a> {
         if self.is_hollow {
             return Ok(vec![0.0; if n <= HOLLOW_VALUES { n } else { 0 }]);
         }
-        let mut data = self.source.buffer(n);
+        let mut data = self.source.buffer(n, |spare| &mut spare.floats);
         let mut rest = data.as_mut_slice();
         for name in names {
-            if self.source.services.cancelled() {
-                return Err(EngineError::new(ErrorKind::Cancelled, "loading was cancelled"));
-            }
+            self.check_cancelled()?;
             let tensor = self.get(name)?;
             let (part, after) = rest.split_at_mut(tensor.n_elements());
             self.with_scratch(|scratch| self.source.weights.fetch_f32(name, scratch, part))?;
@@ -553,18 +587,17 @@ impl<'s, 'a> Loader<'s, 'a> {
         Ok(data)
     }
 
+    fn check_cancelled(&self) -> Loaded<()> {
+        match self.source.services.cancelled() {
+            true => Err(EngineError::new(ErrorKind::Cancelled, "loading was cancelled")),
+            false => Ok(()),
+        }
+    }
+
     /// Tells the host that `bytes` more are there.
     fn tell(&self, bytes: u64) {
         let done = self.source.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.source.services.progress(STAGE, done.min(self.source.total), self.source.total);
-    }
-
-    /// A matrix of weights; of none, where there is only a form.
-    fn matrix(&self, data: Vec<f32>, shape: &[usize; 2]) -> Loaded<Tensor> {
-        match self.is_hollow {
-            true => self.tensor(Vec::new(), &[0]),
-            false => self.tensor(data, shape),
-        }
     }
 
     fn tensor(&self, data: Vec<f32>, shape: &[usize]) -> Loaded<Tensor> {

@@ -11,9 +11,11 @@ use drivetrain_engine::{
     DevicePlan, EngineError, LoadPlan, ModelKind, PlacedModule, PlannedPart, TokenModelInfo,
 };
 use drivetrain_execution::{CacheRoom, Capacity, KvForm, available_bytes, resident_bytes};
-use drivetrain_transformer::{Architecture, CanonicalWeights, FeedForwardForm, Layer, Stack};
+use drivetrain_transformer::{Architecture, FeedForwardForm, Layer, Stack};
 
 use crate::attention::SCORES_TILE;
+use crate::forms::Forms;
+use crate::matrix::product_bytes;
 use crate::options::LoadOptions;
 use crate::placing::{Home, Parts, Placed, StackHomes, check_device};
 use crate::streaming::{SLOTS, Unit};
@@ -67,7 +69,7 @@ impl Arrangement {
 /// What is arranged.
 pub(crate) struct Arranger<'r, 'w, 'a> {
     pub(crate) architecture: &'w Architecture,
-    pub(crate) weights: &'w CanonicalWeights<'a>,
+    pub(crate) forms: Forms<'w, 'a>,
     pub(crate) options: &'r LoadOptions,
     pub(crate) kv: KvForm,
     /// The devices of the executors, the CPU first.
@@ -100,7 +102,7 @@ impl Arranger<'_, '_, '_> {
     /// `BadInput` for a map or limits that can't be; `OutOfMemory` with the figures, and with what would
     /// have to change, if it does not fit.
     pub(crate) fn arrange(&self, info: &mut TokenModelInfo) -> Result<Arrangement, EngineError> {
-        let parts = Parts::of(self.architecture, self.weights, &self.options.device_map)?;
+        let parts = Parts::of(self.architecture, self.forms, &self.options.device_map)?;
         let budgets = self.budgets()?;
         let mut notes = Vec::new();
         let smallest = budgets.iter().filter_map(|b| b.limit).filter(|l| *l > 0).min();
@@ -117,7 +119,7 @@ impl Arranger<'_, '_, '_> {
         let unit = self.largest_layer();
         let mut placed = self.place(&parts, &budgets, &needs, 0)?;
         let mut staging = 0;
-        if placed.homes.has_disk() {
+        if placed.homes.streams() {
             staging = SLOTS as u64 * unit + HEAD_PIECE + SCRATCH.max(self.largest_turned());
             // The inference keeps room for one layer itself.
             placed = self.place(&parts, &budgets, &needs, staging - unit)?;
@@ -137,6 +139,12 @@ impl Arranger<'_, '_, '_> {
             Home::On(_) => Vec::new(),
         };
         notes.extend(placed.warnings.iter().map(ToString::to_string));
+        match self.forms.n_undivided() {
+            0 => {}
+            n => notes.push(format!(
+                "option.quantize: {n} matrices stay as they are: blocks don't divide their columns"
+            )),
+        }
         let sizes = parts.sizes();
         let bytes = placed.map.iter().map(|(name, _)| sizes.bytes_of(name).unwrap_or(0));
         let entry_bytes = bytes.collect();
@@ -297,7 +305,7 @@ impl Arranger<'_, '_, '_> {
         let homes = &placed.homes;
         let mut bytes = vec![0; self.devices.len()];
         let mut seen = HashSet::new();
-        for tensor in self.weights.iter() {
+        for tensor in self.forms.weights.iter() {
             let name = tensor.name();
             let home = match self.part_of(&name) {
                 Part::Layer { of_decoder, idx } => {
@@ -312,11 +320,11 @@ impl Arranger<'_, '_, '_> {
                 Part::Small => None,
             };
             let Home::On(idx) = home.unwrap_or(Home::On(homes.main)) else { continue };
-            let first = self.weights.first_name(&name).unwrap_or(name);
+            let first = self.forms.weights.first_name(&name).unwrap_or(name);
             if let Some(bytes) = bytes.get_mut(idx)
                 && seen.insert((idx, first))
             {
-                *bytes += tensor.n_elements() as u64 * F32;
+                *bytes += self.forms.bytes(tensor, false);
             }
         }
         bytes
@@ -341,9 +349,9 @@ impl Arranger<'_, '_, '_> {
     /// Bytes of the largest layer once loaded.
     fn largest_layer(&self) -> u64 {
         let mut layers: HashMap<(bool, usize), u64> = HashMap::new();
-        for tensor in self.weights.iter() {
+        for tensor in self.forms.weights.iter() {
             if let Part::Layer { of_decoder, idx } = self.part_of(&tensor.name()) {
-                *layers.entry((of_decoder, idx)).or_default() += tensor.n_elements() as u64 * F32;
+                *layers.entry((of_decoder, idx)).or_default() += self.forms.bytes(tensor, true);
             }
         }
         layers.into_values().max().unwrap_or(SCRATCH)
@@ -351,18 +359,16 @@ impl Arranger<'_, '_, '_> {
 
     /// Bytes of the largest tensor that is read as a whole to be turned round.
     fn largest_turned(&self) -> u64 {
-        let turned = self.weights.iter().filter(|tensor| !tensor.lies_in_rows());
+        let turned = self.forms.weights.iter().filter(|tensor| !tensor.lies_in_rows());
         turned.map(|tensor| tensor.source().bytes().len() as u64).max().unwrap_or(0)
     }
 
     /// Rows of the head's matrix, in pieces of at most [`HEAD_PIECE`].
     fn head_pieces(&self) -> Vec<Unit> {
-        let Some(shape) = self.weights.get("head.weight").map(|tensor| tensor.shape()) else {
-            return Vec::new();
-        };
-        let (n_rows, columns) = (shape[0], shape.get(1).copied().unwrap_or(1));
-        let fits =
-            usize::try_from(HEAD_PIECE / (columns as u64 * F32).max(1)).unwrap_or(usize::MAX);
+        let Some(head) = self.forms.weights.get("head.weight") else { return Vec::new() };
+        let n_rows = head.shape().first().copied().unwrap_or(0);
+        let row_bytes = self.forms.bytes(head, true) / n_rows.max(1) as u64;
+        let fits = usize::try_from(HEAD_PIECE / row_bytes.max(1)).unwrap_or(usize::MAX);
         let n_pieces = n_rows.div_ceil(fits.max(1));
         // Even pieces, so that each fits into the memory of the one before.
         let each = n_rows.div_ceil(n_pieces.max(1)).max(1);
@@ -434,7 +440,8 @@ impl Arranger<'_, '_, '_> {
         // The engine's logits of the sequences that run, and the host's copy.
         let rows = u64::from(self.options.max_sequences.min(info.max_batch_tokens));
         let logits = 2 * rows * u64::from(info.n_logits);
-        F32 * (n * widest + scores + logits)
+        let products = self.forms.widest().map_or(0, product_bytes);
+        F32 * (n * widest + scores + logits) + products
     }
 }
 

@@ -117,11 +117,16 @@ impl TokenModel for CandleModel {
         if let Some(streamer) = streamer {
             streamer.begin(&self.units.encode);
         }
+        let in_parts = encoder.forward_in_parts(batch, &planned, None);
+        let in_parts = in_parts.map_err(|error| self.failure(error))?;
         let (computed, born) = self
             .main
             .run(|| {
                 let runs = Runs::of(&planned);
-                let encoded = encoder.forward(batch, &planned, None, streamer)?;
+                let encoded = match in_parts {
+                    Some(encoded) => encoded,
+                    None => encoder.forward(batch, &planned, None, streamer)?,
+                };
                 let encoded = encoder.finish(&encoded, &runs)?;
                 let born = cross_keys_values(decoder, &encoded, (&planned, &runs), streamer)?;
                 let rows = self.weights.needed_rows(&planned);
@@ -226,7 +231,12 @@ impl CandleModel {
             let units = if has_logits { &self.units.with_logits } else { &self.units.forward };
             streamer.begin(units);
         }
-        let run = || self.weights.run(stack, batch, planned, (cache, streamer));
+        let in_parts = stack.forward_in_parts(batch, planned, cache);
+        let in_parts = in_parts.map_err(|error| self.failure(error))?;
+        let run = || match in_parts {
+            Some(x) => self.weights.finish(stack, &x, planned, streamer),
+            None => self.weights.run(stack, batch, planned, (cache, streamer)),
+        };
         self.main.run(run).map_err(|error| self.failure(error))
     }
 
@@ -329,12 +339,23 @@ impl ModelWeights {
         (cache, streamer): (Option<&Cache>, Option<&Streamer>),
     ) -> candle_core::Result<Computed> {
         let x = stack.forward(batch, planned, cache, streamer)?;
+        self.finish(stack, &x, planned, streamer)
+    }
+
+    /// What comes of the last layer's rows `x`.
+    fn finish(
+        &self,
+        stack: &StackWeights,
+        x: &Tensor,
+        planned: &[Planned],
+        streamer: Option<&Streamer>,
+    ) -> candle_core::Result<Computed> {
         let rows = self.needed_rows(planned);
         let runs = Runs::of(planned).select(&rows);
         if rows.is_empty() {
             return self.outputs(None, planned, &runs, streamer);
         }
-        let hidden = stack.finish(&rows::select(&x, &rows)?, &runs)?;
+        let hidden = stack.finish(&rows::select(x, &rows)?, &runs)?;
         self.outputs(Some(hidden), planned, &runs, streamer)
     }
 

@@ -6,7 +6,10 @@ use std::str::FromStr;
 
 use drivetrain_device_map::{DeviceMapError, DeviceMapSetting, Limits, Mode};
 use drivetrain_engine::{EngineError, LogLevel, Options, Services};
+use drivetrain_kernels::BlockFormat;
 
+use crate::forms::WeightForm;
+use crate::matrix::HalfType;
 use crate::placing::bad_map;
 
 /// Sequences alive at once, unless the options say otherwise.
@@ -20,6 +23,8 @@ const MOST_VIRTUAL_DEVICES: u32 = 64;
 /// The options, parsed.
 #[derive(Debug)]
 pub(crate) struct LoadOptions {
+    /// How matrices are held.
+    pub(crate) weights: WeightForm,
     /// Where the parts of the model are placed.
     pub(crate) device_map: DeviceMapSetting,
     /// What each device may hold, if it was given.
@@ -37,7 +42,7 @@ pub(crate) struct LoadOptions {
 impl LoadOptions {
     /// Reads `options`; other keys are the host's or a task's.
     pub(crate) fn parse(options: &Options<'_>, services: &Services) -> Result<Self, EngineError> {
-        check_dtype(options, services)?;
+        let weights = quantize(options)?.map_or_else(|| dtype(options), Ok)?;
         warn_of_the_unknown(options, services);
         let max_sequences = options
             .parse::<NonZeroU32>("max_rolling_batch_size", "a whole number above 0")?
@@ -53,6 +58,7 @@ impl LoadOptions {
         let device_map = setting::<DeviceMapSetting>(options, "device_map")?;
         let folder = options.get("offload_folder").map(str::trim).filter(|path| !path.is_empty());
         Ok(Self {
+            weights,
             device_map: device_map.unwrap_or(DeviceMapSetting::Mode(Mode::Auto)),
             max_memory: setting(options, "max_memory")?,
             n_virtual,
@@ -79,9 +85,6 @@ fn setting<T: FromStr<Err = DeviceMapError>>(
 
 /// What other engines would do otherwise, with the values that ask for nothing.
 const NOT_HERE: &[(&str, &[&str])] = &[
-    ("load_in_8bit", &["false"]),
-    ("load_in_4bit", &["false"]),
-    ("quantize", &["", "none"]),
     ("tensor_parallel_degree", &["1", "max"]),
     ("pipeline_parallel_degree", &["1"]),
     ("draft_model_id", &[""]),
@@ -93,29 +96,58 @@ fn warn_of_the_unknown(options: &Options<'_>, services: &Services) {
         let Some(value) = options.get(key) else { continue };
         if !neutral.contains(&value.trim().to_ascii_lowercase().as_str()) {
             let message = format!(
-                "option.{key}={value} has no effect: the accelerate engine computes in f32, from \
-                 the weights as they are"
+                "option.{key}={value} has no effect: the accelerate engine places layers on devices \
+                 instead"
             );
             services.log(LogLevel::Warn, &message);
         }
     }
 }
 
-/// Everything is computed in f32, from weights of whichever type.
-fn check_dtype(options: &Options<'_>, services: &Services) -> Result<(), EngineError> {
-    let Some(dtype) = options.get("dtype") else { return Ok(()) };
-    match dtype.trim().to_ascii_lowercase().as_str() {
-        "" | "auto" | "fp32" | "float32" | "f32" => Ok(()),
-        "fp16" | "float16" | "f16" | "half" | "bf16" | "bfloat16" => {
-            let message =
-                format!("option.dtype={dtype}: on the CPU this engine computes in f32 instead");
-            services.log(LogLevel::Info, &message);
-            Ok(())
+/// The form that `dtype` asks for.
+fn dtype(options: &Options<'_>) -> Result<WeightForm, EngineError> {
+    let Some(dtype) = options.get("dtype") else { return Ok(WeightForm::AsStored) };
+    Ok(match dtype.trim().to_ascii_lowercase().as_str() {
+        "" | "auto" => WeightForm::AsStored,
+        "fp32" | "float32" | "f32" => WeightForm::Full,
+        "fp16" | "float16" | "f16" | "half" => WeightForm::Half(HalfType::F16),
+        "bf16" | "bfloat16" => WeightForm::Half(HalfType::Bf16),
+        "int8" => WeightForm::Encoded(BlockFormat::Q8Zero),
+        _ => {
+            return Err(EngineError::unsupported(format!(
+                "option.dtype={dtype}: the accelerate engine knows auto, fp32, fp16, bf16 and int8"
+            )));
         }
-        _ => Err(EngineError::unsupported(format!(
-            "option.dtype={dtype}: the accelerate engine knows auto, fp32, fp16 and bf16"
-        ))),
-    }
+    })
+}
+
+/// The blocks that `quantize` asks for, or one of Accelerate's two flags.
+fn quantize(options: &Options<'_>) -> Result<Option<WeightForm>, EngineError> {
+    let of_flag = |key: &str| -> Result<bool, EngineError> {
+        Ok(options.parse::<bool>(key, "true or false")?.unwrap_or(false))
+    };
+    let (q8, q4) =
+        (WeightForm::Encoded(BlockFormat::Q8Zero), WeightForm::Encoded(BlockFormat::Q4One));
+    let Some(quantize) = options.get("quantize") else {
+        return match (of_flag("load_in_8bit")?, of_flag("load_in_4bit")?) {
+            (true, true) => Err(EngineError::bad_input(
+                "option.load_in_8bit=true: option.load_in_4bit is true, too; give one of them",
+            )),
+            (true, false) => Ok(Some(q8)),
+            (false, four) => Ok(four.then_some(q4)),
+        };
+    };
+    Ok(match quantize.trim().to_ascii_lowercase().replace('_', "-").as_str() {
+        "" | "none" => None,
+        "bitsandbytes8" | "int8" | "int8-weight-only" | "q8" | "q8-0" => Some(q8),
+        "bitsandbytes" | "bitsandbytes4" | "bitsandbytes-nf4" | "q4" | "q4-1" => Some(q4),
+        _ => {
+            return Err(EngineError::unsupported(format!(
+                "option.quantize={quantize}: the accelerate engine knows bitsandbytes8 (or q8) and \
+                 bitsandbytes4 (or q4); for other forms, serve a GGUF file"
+            )));
+        }
+    })
 }
 
 #[cfg(test)]
@@ -134,6 +166,26 @@ mod tests {
     }
 
     #[test]
+    fn forms_are_read() {
+        let (q8, q4) = (BlockFormat::Q8Zero, BlockFormat::Q4One);
+        for (key, value, expect) in [
+            ("dtype", "auto", WeightForm::AsStored),
+            ("dtype", "Float32", WeightForm::Full),
+            ("dtype", "half", WeightForm::Half(HalfType::F16)),
+            ("dtype", "bf16", WeightForm::Half(HalfType::Bf16)),
+            ("quantize", "bitsandbytes8", WeightForm::Encoded(q8)),
+            ("quantize", "BitsAndBytes4", WeightForm::Encoded(q4)),
+            ("load_in_8bit", "true", WeightForm::Encoded(q8)),
+            ("load_in_4bit", "true", WeightForm::Encoded(q4)),
+            ("load_in_4bit", "false", WeightForm::AsStored),
+        ] {
+            assert_eq!(parse(&[(key, value)]).unwrap().weights, expect, "{key}={value}");
+        }
+        let both = parse(&[("load_in_8bit", "true"), ("load_in_4bit", "true")]).unwrap_err();
+        assert!(both.message().contains("give one of them"), "{both}");
+    }
+
+    #[test]
     fn maps_and_limits_are_read() {
         let options = parse(&[("device_map", "Balanced_Low_0"), ("max_memory", "cpu:1GiB")]);
         let options = options.unwrap();
@@ -147,7 +199,9 @@ mod tests {
     #[test]
     fn errors_name_the_option() {
         for (key, value) in [
-            ("dtype", "int8"),
+            ("dtype", "fp8"),
+            ("quantize", "awq"),
+            ("load_in_8bit", "yes please"),
             ("max_rolling_batch_size", "0"),
             ("virtual_devices", "65"),
             ("virtual_devices", "-1"),

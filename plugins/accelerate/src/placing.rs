@@ -9,11 +9,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use drivetrain_device_map::{
-    Device, DeviceMap, DeviceMapSetting, Dtype, Limits, Model, Module, Placement, Sizes, Sizing,
-    Tensor, Warning,
+    Device, DeviceMap, DeviceMapSetting, Limits, Model, Module, Placement, Sizes, Sizing, Tensor,
+    Warning,
 };
 use drivetrain_engine::{EngineError, ErrorKind};
 use drivetrain_transformer::{Architecture, CanonicalTensor, CanonicalWeights, Stack};
+
+use crate::forms::Forms;
 
 /// The class of modules that stay whole.
 const LAYER: &str = "Layer";
@@ -58,9 +60,14 @@ pub(crate) struct Homes {
 impl Homes {
     /// Whether anything stays in its file.
     pub(crate) fn has_disk(&self) -> bool {
-        let stacks = self.encoder.iter().chain(&self.decoder);
-        let mut homes = stacks.flat_map(|stack| stack.layers.iter().chain([&stack.tokens]));
-        self.head == Home::Disk || homes.any(|home| *home == Home::Disk)
+        let mut stacks = self.encoder.iter().chain(&self.decoder);
+        self.streams() || stacks.any(|stack| stack.tokens == Home::Disk)
+    }
+
+    /// Whether anything that is multiplied with stays in its file.
+    pub(crate) fn streams(&self) -> bool {
+        let mut layers = self.encoder.iter().chain(&self.decoder).flat_map(|stack| &stack.layers);
+        self.head == Home::Disk || layers.any(|home| *home == Home::Disk)
     }
 }
 
@@ -68,6 +75,7 @@ impl Homes {
 pub(crate) struct Parts<'w, 'a> {
     architecture: &'w Architecture,
     weights: &'w CanonicalWeights<'a>,
+    forms: Forms<'w, 'a>,
     model: Model,
     /// Whether modules have the names of the description.
     by_description: bool,
@@ -85,14 +93,15 @@ impl<'w, 'a> Parts<'w, 'a> {
     /// The parts of a model, by the names that `setting`, if it is a map, has for them.
     pub(crate) fn of(
         architecture: &'w Architecture,
-        weights: &'w CanonicalWeights<'a>,
+        forms: Forms<'w, 'a>,
         setting: &DeviceMapSetting,
     ) -> Result<Self, EngineError> {
+        let weights = forms.weights;
         let is_gguf = weights.iter().any(|tensor| {
             tensor.source().file().extension().is_some_and(|extension| extension == "gguf")
         });
         let model = |by_description| {
-            let root = tree(architecture, weights, by_description);
+            let root = tree(architecture, forms, by_description);
             Model::new(root, Vec::new()).map_err(|error| {
                 EngineError::wrap(ErrorKind::BadInput, "the model's modules make no tree", &error)
             })
@@ -106,10 +115,10 @@ impl<'w, 'a> Parts<'w, 'a> {
                 (by_description, found) = (true, other);
             }
         }
-        Ok(Self { architecture, weights, model: found, by_description })
+        Ok(Self { architecture, weights, forms, model: found, by_description })
     }
 
-    /// Sizes once loaded: f32.
+    /// Sizes once loaded.
     pub(crate) fn sizes(&self) -> Sizes<'_> {
         Sizes::new(&self.model, Sizing::default())
     }
@@ -177,6 +186,7 @@ impl<'w, 'a> Parts<'w, 'a> {
             Some(table) => match home(table) {
                 Home::Disk if table.lies_in_rows() && !self.weights.is_changed(name) => Home::Disk,
                 Home::Disk => Home::On(main),
+                Home::On(_) if is_tokens(name) && self.forms.reads_rows(table) => Home::Disk,
                 home => home,
             },
             None => Home::On(main),
@@ -215,6 +225,11 @@ impl<'w, 'a> Parts<'w, 'a> {
     fn name_of(&self, tensor: &CanonicalTensor<'_>) -> String {
         name_of(self.weights, tensor, self.by_description)
     }
+}
+
+/// Whether this is the name of a table of tokens.
+fn is_tokens(name: &str) -> bool {
+    name.ends_with(".embedding.tokens.weight")
 }
 
 /// The tensors of the layer whose canonical names begin like this, without those that it shares with an
@@ -277,11 +292,8 @@ fn split_layer(places: &BTreeMap<Option<Device>, String>) -> EngineError {
 }
 
 /// The modules of a model with the tensors of its files, each once.
-fn tree(
-    architecture: &Architecture,
-    weights: &CanonicalWeights<'_>,
-    by_description: bool,
-) -> Module {
+fn tree(architecture: &Architecture, forms: Forms<'_, '_>, by_description: bool) -> Module {
+    let weights = forms.weights;
     let mut root = Module::new("", "Model");
     let mut seen = BTreeSet::new();
     for tensor in weights.iter() {
@@ -295,7 +307,9 @@ fn tree(
         };
         let (path, own) = name.rsplit_once('.').unwrap_or(("", &name));
         let module = descend(&mut root, path);
-        module.parameters.push(Tensor::new(own, n as u64, Dtype::F32));
+        // A matrix of the checkpoint may hold several of the description, all of one form.
+        let bytes = forms.bytes(tensor, false) as f64 / tensor.n_elements().max(1) as f64;
+        module.parameters.push(Tensor::packed(own, n as u64, (n as f64 * bytes) as u64));
     }
     for stack in architecture.stacks() {
         for idx in 0..stack.layers.len() {

@@ -13,7 +13,9 @@ use crate::cache::Cache;
 use crate::executor::Executor;
 use crate::layer::{Angles, LayerWeights, Pass, own_block};
 use crate::linear::Linear;
+use crate::matrix::Matrix;
 use crate::norm::NormLayer;
+use crate::pipeline;
 use crate::rows;
 use crate::streaming::{Streamer, Unit};
 
@@ -37,7 +39,7 @@ pub(crate) struct EmbeddingWeights {
 #[derive(Clone, Debug)]
 pub(crate) enum TokenTable {
     /// `[vocab, dim]`.
-    Resident(Tensor),
+    Resident(Matrix),
     /// Each row is read from the file when it is needed.
     Streamed,
 }
@@ -137,13 +139,59 @@ impl StackWeights {
         cache: Option<&Cache>,
         streamer: Option<&Streamer>,
     ) -> Result<Tensor> {
-        let (angles, runs) = (self.angles(planned, &self.device)?, Runs::of(planned));
-        let pass = BatchPass { stack: self, planned, cache, streamer, angles, runs };
+        let pass = self.pass(planned, cache, streamer)?;
         let mut x = self.embed(batch, &pass, &self.device)?;
         for (layer_idx, layer) in self.layers.iter().enumerate() {
             x = layer.forward(layer_idx, &x, &pass)?;
         }
         x.to_device(&self.device)
+    }
+
+    /// [`Self::forward`] in micro-batches, where its layers are on several devices and the batch has rows
+    /// enough for that. It is not called from a device's threads.
+    pub(crate) fn forward_in_parts(
+        &self,
+        batch: &Batch<'_>,
+        planned: &[Planned],
+        cache: Option<&Cache>,
+    ) -> Result<Option<Tensor>> {
+        let stages = pipeline::stages(&self.layers);
+        if stages.len() < 2 || self.layers.iter().any(PlacedLayer::is_streamed) {
+            return Ok(None);
+        }
+        let may_split = cache.is_some() && !self.rotaries.iter().any(Rotary::depends_on_length);
+        let parts = pipeline::micro_batches(batch, planned, stages.len(), may_split);
+        let (mut passes, mut inputs) = (Vec::new(), Vec::new());
+        for part in &parts {
+            let batch = Batch::new(&part.segments, batch.tokens(), batch.token_types())
+                .map_err(candle_core::Error::wrap)?;
+            let pass = self.pass(&part.planned, cache, None)?;
+            inputs.push(self.embed(&batch, &pass, &self.device)?);
+            passes.push(pass);
+        }
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        let rows = pipeline::run(stages.len(), inputs, |number, stage, mut rows| {
+            let (Some(pass), Some(layers)) = (passes.get(number), stages.get(stage)) else {
+                bail!("there is no stage {stage} of micro-batch {number}");
+            };
+            for idx in layers.clone() {
+                rows = self.layers[idx].forward(idx, &rows, pass)?;
+            }
+            if stage + 1 == stages.len() { rows.to_device(&self.device) } else { Ok(rows) }
+        })?;
+        Tensor::cat(&rows, 0).map(Some)
+    }
+
+    fn pass<'a>(
+        &'a self,
+        planned: &'a [Planned],
+        cache: Option<&'a Cache>,
+        streamer: Option<&'a Streamer>,
+    ) -> Result<BatchPass<'a>> {
+        let (angles, runs) = (self.angles(planned, &self.device)?, Runs::of(planned));
+        Ok(BatchPass { stack: self, planned, cache, streamer, angles, runs })
     }
 
     /// Its matrices.
@@ -166,10 +214,7 @@ impl StackWeights {
         let tokens: Vec<u32> = batch.segments().flat_map(|s| s.tokens).copied().collect();
         let n_rows = tokens.len();
         let x = match (&embedding.tokens, pass.streamer) {
-            (TokenTable::Resident(table), _) => {
-                let ids = Tensor::new(tokens.as_slice(), table.device())?;
-                table.index_select(&ids, 0)?.to_device(device)?
-            }
+            (TokenTable::Resident(table), _) => table.gather(&tokens)?.to_device(device)?,
             (TokenTable::Streamed, Some(streamer)) => {
                 let table = format!("{}.embedding.tokens.weight", self.name);
                 let rows = streamer.gather(table, tokens.clone())?;

@@ -9,15 +9,16 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use candle_core::Tensor;
 use drivetrain_engine::{EngineError, ErrorKind, Services};
 use drivetrain_execution::ModelFiles;
 use drivetrain_transformer::Stack;
 
 use crate::executor::Executor;
+use crate::forms::{Forms, WeightForm};
 use crate::layer::LayerWeights;
 use crate::linear::Linear;
 use crate::load::{Loader, Shared, Source};
+use crate::matrix::{Buffer, Matrix};
 
 /// Pieces of weights in memory at once.
 pub(crate) const SLOTS: usize = 2;
@@ -51,20 +52,18 @@ pub(crate) enum Unit {
 pub(crate) enum Piece {
     Layer(Box<LayerWeights>),
     CrossKeysValues(Linear),
-    HeadRows(Tensor),
+    HeadRows(Matrix),
 }
 
 impl Piece {
-    /// Its matrices' numbers, which are taken out of it.
-    fn into_buffers(mut self) -> Vec<Vec<f32>> {
-        let mut tensors = Vec::new();
-        match &mut self {
-            Self::Layer(layer) => tensors.extend(layer.linears_mut().map(|l| l.weight().clone())),
-            Self::CrossKeysValues(linear) => tensors.push(linear.weight().clone()),
-            Self::HeadRows(rows) => tensors.push(rows.clone()),
-        }
-        drop(self);
-        tensors.iter().filter_map(crate::rows::take_values).collect()
+    /// Its matrices' numbers.
+    fn into_buffers(self) -> impl Iterator<Item = Buffer> {
+        let matrices = match self {
+            Self::Layer(mut layer) => layer.linears_mut().flat_map(Linear::take_weights).collect(),
+            Self::CrossKeysValues(mut linear) => linear.take_weights(),
+            Self::HeadRows(rows) => vec![rows],
+        };
+        matrices.into_iter().filter_map(Matrix::into_buffer)
     }
 }
 
@@ -74,6 +73,8 @@ pub(crate) struct Streamed {
     pub(crate) executor: Arc<Executor>,
     /// The executor's number.
     pub(crate) number: usize,
+    /// How matrices are held.
+    pub(crate) wanted: WeightForm,
     pub(crate) services: Services,
 }
 
@@ -150,7 +151,7 @@ impl Held<'_> {
     }
 
     /// The rows that it is.
-    pub(crate) fn rows(&self) -> Option<&Tensor> {
+    pub(crate) fn rows(&self) -> Option<&Matrix> {
         match &self.piece {
             Some(Piece::HeadRows(rows)) => Some(rows),
             _ => None,
@@ -299,8 +300,9 @@ impl Drop for Streamer {
 fn read(inner: &Inner, streamed: &Streamed) -> Result<(), EngineError> {
     let weights = streamed.files.canonical()?;
     let architecture = &streamed.files.architecture;
-    let source = Source::new(architecture, &weights, &streamed.services);
-    let loader = Loader::new(&source, streamed.number, &streamed.executor.device);
+    let forms = Forms { weights: &weights, wanted: streamed.wanted };
+    let source = Source::new(architecture, forms, &streamed.services);
+    let loader = Loader::new(&source, streamed.number, &streamed.executor).streaming();
     let shared = |stack: &Option<Stack>| stack.as_ref().map(|s| loader.shared(s)).transpose();
     let encoder = architecture.encoder.as_ref().zip(shared(&architecture.encoder)?);
     let decoder = architecture.decoder.as_ref().zip(shared(&architecture.decoder)?);

@@ -34,7 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wrong-engines", &["engine"]),
     ("example", &["engine"]),
     ("execution", &["engine", "artifacts", "transformer"]),
-    ("accelerate", &["engine", "execution", "transformer", "device-map"]),
+    ("accelerate", &["engine", "execution", "transformer", "device-map", "kernels"]),
     ("fastertransformer", &["engine", "execution", "artifacts", "transformer", "kernels"]),
 ];
 

@@ -244,6 +244,26 @@ impl<'a> Tensor<'a> {
         Ok(())
     }
 
+    /// The bytes that lie in the file from element `start` on, as many as `out` holds, by a system call
+    /// as [`Tensor::fetch_stored_f32`] does. `start` is the first of a block.
+    ///
+    /// # Errors
+    /// There are not as many, `start` is inside of a block, or the file can't be read.
+    pub fn fetch_stored(&self, start: usize, out: &mut [u8]) -> Result<(), ArtifactError> {
+        let dtype = self.dtype();
+        let at = start / dtype.block_len() * dtype.size();
+        let is_inside = at.checked_add(out.len()).is_some_and(|end| end <= self.bytes.len());
+        if !is_inside || !start.is_multiple_of(dtype.block_len()) {
+            let reason = format!(
+                "holds {} bytes, {} are read from element {start} on",
+                self.bytes.len(),
+                out.len()
+            );
+            return Err(self.error(reason));
+        }
+        self.file.read_at(self.layout.span.start + at, out)
+    }
+
     /// Reads what [`Tensor::bytes`] are into `out`, by a system call as [`Tensor::fetch_stored_f32`]
     /// does, for [`Tensor::over`].
     ///

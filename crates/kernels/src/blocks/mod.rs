@@ -76,6 +76,33 @@ pub enum BlockFormat {
 }
 
 impl BlockFormat {
+    /// All of them, with their names in ggml.
+    const NAMES: [(Self, &str); 8] = [
+        (Self::Q8Zero, "Q8_0"),
+        (Self::Q4Zero, "Q4_0"),
+        (Self::Q4One, "Q4_1"),
+        (Self::Q5Zero, "Q5_0"),
+        (Self::Q5One, "Q5_1"),
+        (Self::Q4K, "Q4_K"),
+        (Self::Q5K, "Q5_K"),
+        (Self::Q6K, "Q6_K"),
+    ];
+
+    /// The format that ggml calls by this name, such as `Q4_K`.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(_, own)| *own == name).map(|(format, _)| *format)
+    }
+
+    /// Its name in ggml, such as `Q4_K`.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(format, _)| *format == self).map_or("", |(_, name)| name)
+    }
+
+    /// Bytes of `n_elements` elements, which are whole blocks.
+    pub fn bytes_for(self, n_elements: usize) -> usize {
+        n_elements / self.block_len() * self.block_bytes()
+    }
+
     /// Elements of a block.
     pub fn block_len(self) -> usize {
         match self {
@@ -101,6 +128,28 @@ impl BlockFormat {
     /// Whether [`BlockMatrix::encode`] makes such blocks.
     pub fn is_encoded(self) -> bool {
         matches!(self, Self::Q8Zero | Self::Q4One)
+    }
+
+    /// Fills `to` with the blocks of `sources`, rows of `n_in` elements one below the other.
+    ///
+    /// # Errors
+    /// Weights are not encoded to this format ([`Self::is_encoded`]), `n_in` is not whole blocks, or
+    /// `to` has another size than the rows take.
+    pub fn encode(
+        self,
+        pool: &Pool,
+        sources: &[Source<'_>],
+        n_in: usize,
+        to: &mut [u8],
+    ) -> Result<(), KernelError> {
+        let row_bytes = self.row_bytes(n_in)?;
+        let mut n_out = 0;
+        for source in sources {
+            length("a matrix of weights", source.len(), source.len() / n_in * n_in)?;
+            n_out += source.len() / n_in;
+        }
+        length("the blocks, in bytes,", to.len(), n_out * row_bytes)?;
+        encode::encode(self, pool, sources, (n_in, row_bytes), to)
     }
 
     /// Bytes of a row.
@@ -173,13 +222,9 @@ impl<'a> BlockMatrix<'a> {
         n_in: usize,
     ) -> Result<BlockMatrix<'static>, KernelError> {
         let row_bytes = format.row_bytes(n_in)?;
-        let mut n_out = 0;
-        for source in sources {
-            length("a matrix of weights", source.len(), source.len() / n_in * n_in)?;
-            n_out += source.len() / n_in;
-        }
+        let n_out = sources.iter().map(|source| source.len() / n_in).sum();
         let mut bytes = vec![0; n_out * row_bytes];
-        encode::encode(format, pool, sources, (n_in, row_bytes), &mut bytes)?;
+        format.encode(pool, sources, n_in, &mut bytes)?;
         Ok(BlockMatrix { format, bytes: Cow::Owned(bytes), n_out, n_in })
     }
 

@@ -212,6 +212,20 @@ impl Matrix {
         Ok(matrix)
     }
 
+    /// Packs other weights of the same size in place of those that it holds, into the same memory.
+    ///
+    /// # Errors
+    /// The sources are not as many rows as those it was packed from, or it has a gate; it is as it was.
+    pub fn repack(&mut self, pool: &Pool, sources: &[Source<'_>]) -> Result<(), KernelError> {
+        let mut n_out = 0;
+        for source in sources {
+            n_out += rows(*source, self.n_in)?;
+        }
+        length("the rows to pack", n_out * self.layout.n_panels(), self.n_out)?;
+        pack::fill(self, pool, sources);
+        Ok(())
+    }
+
     fn empty(
         isa: Isa,
         (n_out, n_in): (usize, usize),

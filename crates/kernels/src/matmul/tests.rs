@@ -251,3 +251,23 @@ fn wrong_sizes_are_refused() {
     assert_eq!(refuse(&[0.0; 8], &bias), "the bias has 2 elements where 3 are wanted");
     assert!(refuse(&[0.0; 8], &none).starts_with("scratch memory of 64 bytes where"));
 }
+
+#[test]
+fn other_weights_are_packed_into_the_same_memory() {
+    let mut random = Random::new(12);
+    let (isa, pool) = (Isa::detect(), pool(2));
+    let cpu = Cpu { isa, pool: &pool };
+    let (n_out, n_in) = (37, 45);
+    let (first, second) = (random.floats(n_out * n_in), random.floats(n_out * n_in));
+    let x = random.floats(3 * n_in);
+    for precision in ALL {
+        let pack = |of: &[f32]| Matrix::pack(cpu, &[Source::F32(of)], n_in, precision).unwrap();
+        let mut matrix = pack(&first);
+        let (above, below) = second.split_at(10 * n_in);
+        matrix.repack(&pool, &[Source::F32(above), Source::F32(below)]).unwrap();
+        let wanted = multiply(&pack(&second), &pool, &x, &Epilogue::default());
+        assert_eq!(multiply(&matrix, &pool, &x, &Epilogue::default()), wanted, "{precision:?}");
+        let error = matrix.repack(&pool, &[Source::F32(above)]).unwrap_err();
+        assert!(error.to_string().contains("the rows to pack"), "{error}");
+    }
+}

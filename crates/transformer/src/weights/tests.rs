@@ -173,7 +173,23 @@ fn rows_of_groups_are_gathered() {
             norm: false,
         };
         let source = weights.get("t").unwrap();
-        CanonicalTensor { spec, source, transposed: false, rows }.to_f32_vec().unwrap()
+        let tensor = CanonicalTensor { spec, source, transposed: false, rows };
+        let values = tensor.to_f32_vec().unwrap();
+        // The same as bytes of the file, from any row on.
+        assert_eq!(tensor.row_bytes(), Some(4));
+        for first in 0..=rows.n() {
+            let mut bytes = vec![0; (rows.n() - first) * 4];
+            tensor.fetch_rows(first, &mut Scratch::default(), &mut bytes).unwrap();
+            let found = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+            assert_eq!(found.collect::<Vec<_>>(), values[first..]);
+        }
+        for (first, n_bytes) in [(0, 3), (0, rows.n() * 4 + 4), (rows.n(), 4)] {
+            let mut bytes = vec![0; n_bytes];
+            assert!(tensor.fetch_rows(first, &mut Scratch::default(), &mut bytes).is_err());
+        }
+        let turned = CanonicalTensor { transposed: true, ..tensor };
+        assert_eq!(turned.row_bytes(), None);
+        values
     };
     assert_eq!(tensor(Rows::run(2, 3, 6)), [2.0, 3.0, 4.0]);
     let strided = Rows { start: 1, block: 1, stride: 3, n_blocks: 2, total: 6 };

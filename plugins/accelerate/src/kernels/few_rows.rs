@@ -3,10 +3,13 @@
 //! Each row of `W` is read from memory once and multiplied with every row of `x`, which stays in
 //! the cache. Four rows of `W` and two of `x` at a time share each other's loads.
 
+use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{ARCH, PARALLEL_WORK, dot};
+use crate::matrix::HalfType;
 
 /// `out[i, j] = x[i] · w[j]` for `x` `[m, k]`, `w` `[n, k]`, `out` `[m, n]`; `m` and `k` at least 1.
 pub(crate) fn few_rows(x: &[f32], w: &[f32], out: &mut [f32], m: usize, k: usize) {
@@ -17,6 +20,12 @@ pub(crate) fn few_rows(x: &[f32], w: &[f32], out: &mut [f32], m: usize, k: usize
     }
     let mut columns = vec![0.0f32; n * m];
     by_columns(x, w, &mut columns, m, k);
+    turn(&columns, out, m);
+}
+
+/// `[n, m]` to `[m, n]`.
+fn turn(columns: &[f32], out: &mut [f32], m: usize) {
+    let n = out.len() / m;
     for (i, row) in out.chunks_exact_mut(n).enumerate() {
         row.iter_mut().zip(columns.chunks_exact(m)).for_each(|(y, column)| *y = column[i]);
     }
@@ -34,6 +43,67 @@ fn by_columns(x: &[f32], w: &[f32], out: &mut [f32], m: usize, k: usize) {
     out.par_chunks_mut(part * m)
         .zip(w.par_chunks(part * k))
         .for_each(|(out, w)| ARCH.dispatch(Block { x, w, out, m, k }));
+}
+
+/// [`few_rows`] for a matrix of 16 bits: four of its rows at a time become f32, in the cache.
+pub(crate) fn few_rows_of_half(
+    x: &[f32],
+    (w, form): (&[u16], HalfType),
+    out: &mut [f32],
+    m: usize,
+    k: usize,
+) {
+    let n = out.len() / m;
+    assert!(x.len() == m * k && w.len() == n * k && out.len() == m * n, "few_rows: lengths");
+    let mut columns = if m == 1 { Vec::new() } else { vec![0.0f32; n * m] };
+    let by_column = if m == 1 { &mut *out } else { &mut columns };
+    let few = |w: &[u16], out: &mut [f32]| {
+        let mut wide = vec![0.0f32; 4 * k];
+        for (w, out) in w.chunks(4 * k).zip(out.chunks_mut(4 * m)) {
+            let wide = &mut wide[..w.len()];
+            widen(form, w, wide);
+            ARCH.dispatch(Block { x, w: wide, out, m, k });
+        }
+    };
+    let n_threads = rayon::current_num_threads();
+    if n_threads == 1 || n * k * m < PARALLEL_WORK {
+        few(w, by_column);
+    } else {
+        let part = n.div_ceil(n_threads * 4).next_multiple_of(4);
+        by_column
+            .par_chunks_mut(part * m)
+            .zip(w.par_chunks(part * k))
+            .for_each(|(out, w)| few(w, out));
+    }
+    if m > 1 {
+        turn(&columns, out, m);
+    }
+}
+
+/// Numbers of 16 bits as f32; the shorter length counts.
+pub(crate) fn widen(form: HalfType, bits: &[u16], out: &mut [f32]) {
+    let n = bits.len().min(out.len());
+    let (bits, out) = (&bits[..n], &mut out[..n]);
+    match form {
+        HalfType::F16 => bits.reinterpret_cast::<f16>().convert_to_f32_slice(out),
+        HalfType::Bf16 => ARCH.dispatch(WidenBf16 { bits, out }),
+    }
+}
+
+struct WidenBf16<'a> {
+    bits: &'a [u16],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for WidenBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (value, bits) in self.out.iter_mut().zip(self.bits) {
+            *value = f32::from_bits(u32::from(*bits) << 16);
+        }
+    }
 }
 
 /// [`by_columns`] on one thread.

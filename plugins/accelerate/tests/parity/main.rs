@@ -7,7 +7,7 @@ use drivetrain_accelerate::Accelerate;
 
 /// The engine under test, and the options by which it computes in f32.
 const ENGINE: Accelerate = Accelerate;
-const EXACT: &[(&str, &str)] = &[];
+const EXACT: &[(&str, &str)] = &[("dtype", "fp32")];
 
 /// Further options for the model in this directory.
 fn options_of(_: &Path) -> Vec<(&'static str, String)> {
@@ -18,7 +18,10 @@ mod adapters;
 mod behaviour;
 mod default_model;
 mod fixtures;
+mod forms;
 mod gguf;
+#[path = "../placed/maps.rs"]
+mod maps;
 mod refusals;
 mod support;
 mod variants;

@@ -39,11 +39,20 @@ pub(crate) fn try_load_with(
     let own = options_of(dir);
     let own = own.iter().map(|(key, value)| (*key, value.as_str()));
     let options: Vec<(&str, &str)> = own.chain(options.iter().copied()).collect();
+    load_as_is(dir, adapter_dir, &options)
+}
+
+/// The same without the options that the suite has for the model.
+pub(crate) fn load_as_is(
+    dir: &Path,
+    adapter_dir: Option<&Path>,
+    options: &[(&str, &str)],
+) -> Result<Box<dyn TokenModel>, EngineError> {
     let request = LoadRequest {
         model_name: "test",
         model_dir: dir,
         adapter_dir,
-        options: Options::new(&options),
+        options: Options::new(options),
         n_threads: NonZeroUsize::new(2).unwrap(),
         services: Services::silent(),
     };

@@ -8,7 +8,7 @@ use serde_json::json;
 
 /// The engine under test, and the options by which it computes in f32.
 const ENGINE: Accelerate = Accelerate;
-const EXACT: &[(&str, &str)] = &[];
+const EXACT: &[(&str, &str)] = &[("dtype", "fp32")];
 
 /// Layers take turns; the head is on the last device.
 fn options_of(dir: &Path) -> Vec<(&'static str, String)> {
@@ -28,6 +28,7 @@ mod fixtures;
 #[path = "../parity/gguf.rs"]
 mod gguf;
 mod maps;
+mod pipelining;
 #[path = "../parity/support.rs"]
 mod support;
 #[path = "../parity/variants.rs"]

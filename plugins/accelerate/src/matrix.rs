@@ -1,0 +1,365 @@
+//! Matrices in the form that they are held in: f32 on any device, or 16 bits or blocks in the CPU's
+//! memory, as their file has them or made on loading.
+//!
+//! A matrix that is no f32 is made f32 a few rows at a time where it is multiplied with few rows, and
+//! packed a tile at a time for many; blocks are multiplied as blocks, with activations of 8 bits.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
+use drivetrain_engine::{EngineError, ErrorKind};
+use drivetrain_kernels::{
+    BlockFormat, BlockMatrix, Cpu, Epilogue, FORCE_VARIABLE, Isa, KernelError,
+    Matrix as PackedMatrix, Pool, Precision, Scratch, Source,
+};
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use half::{bf16, f16};
+
+use crate::kernels;
+use crate::linear::product;
+use crate::rows::{contiguous, take_values};
+
+/// Up to this many rows a matrix of 16 bits is made f32 as it is multiplied; for more it is packed.
+const FEW_ROWS: usize = 16;
+
+/// Rows of a product that are computed at once: what that takes is bounded.
+pub(crate) const ROWS: usize = 256;
+
+/// Bytes of a tile that is packed at once.
+const TILE_BYTES: usize = 1 << 20;
+
+/// A type of 16 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum HalfType {
+    F16,
+    Bf16,
+}
+
+impl HalfType {
+    /// Writes `values` to `bits`, rounded.
+    pub(crate) fn narrow(self, values: &[f32], bits: &mut [u16]) {
+        match self {
+            Self::F16 => bits.reinterpret_cast_mut::<f16>().convert_from_f32_slice(values),
+            Self::Bf16 => bits.reinterpret_cast_mut::<bf16>().convert_from_f32_slice(values),
+        }
+    }
+
+    fn source(self, bits: &[u16]) -> Source<'_> {
+        match self {
+            Self::F16 => Source::F16(bits.reinterpret_cast()),
+            Self::Bf16 => Source::Bf16(bits.reinterpret_cast()),
+        }
+    }
+
+    fn precision(self) -> Precision {
+        match self {
+            Self::F16 => Precision::F16,
+            Self::Bf16 => Precision::Bf16,
+        }
+    }
+}
+
+/// Numbers of a matrix, whose memory can be used again.
+#[derive(Debug)]
+pub(crate) enum Buffer {
+    Floats(Vec<f32>),
+    Halves(Vec<u16>),
+    Bytes(Vec<u8>),
+}
+
+/// A matrix `[n_out, n_in]`.
+#[derive(Clone, Debug)]
+pub(crate) enum Matrix {
+    /// f32 on its device; without elements, where there is only a form.
+    Plain(Tensor),
+    /// Rows of 16 bits.
+    Half(Arc<HalfRows>),
+    /// Rows of blocks.
+    Blocks(Arc<BlockRows>),
+}
+
+/// Rows of numbers of 16 bits.
+#[derive(Debug)]
+pub(crate) struct HalfRows {
+    pub(crate) form: HalfType,
+    pub(crate) bits: Vec<u16>,
+    pub(crate) n_in: usize,
+    pub(crate) compute: Arc<Compute>,
+}
+
+/// Rows of blocks.
+#[derive(Debug)]
+pub(crate) struct BlockRows {
+    pub(crate) format: BlockFormat,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) n_in: usize,
+    pub(crate) compute: Arc<Compute>,
+}
+
+impl Matrix {
+    /// `x Wᵀ` for `x` `[rows, in]`.
+    pub(crate) fn product(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Plain(weight) => product(x, weight),
+            Self::Half(rows) => x.contiguous()?.apply_op1_no_bwd(&TimesHalf(rows)),
+            Self::Blocks(rows) => x.contiguous()?.apply_op1_no_bwd(&TimesBlocks(rows)),
+        }
+    }
+
+    /// The rows of these numbers: `[ids, n_in]`, where the matrix lies.
+    pub(crate) fn gather(&self, ids: &[u32]) -> Result<Tensor> {
+        match self {
+            Self::Plain(weight) => weight.index_select(&Tensor::new(ids, weight.device())?, 0),
+            Self::Half(rows) => {
+                let mut values = vec![0.0; ids.len() * rows.n_in];
+                for (id, values) in ids.iter().zip(values.chunks_exact_mut(rows.n_in)) {
+                    let first = *id as usize * rows.n_in;
+                    let Some(bits) = rows.bits.get(first..first + rows.n_in) else {
+                        bail!("there is no row {id} in the table");
+                    };
+                    kernels::widen(rows.form, bits, values);
+                }
+                Tensor::from_vec(values, (ids.len(), rows.n_in), &Device::Cpu)
+            }
+            Self::Blocks(_) => bail!("a table of blocks is read from its file"),
+        }
+    }
+
+    /// Its numbers, unless others have them, too.
+    pub(crate) fn into_buffer(self) -> Option<Buffer> {
+        match self {
+            Self::Plain(weight) => take_values(&weight).map(Buffer::Floats),
+            Self::Half(rows) => Arc::into_inner(rows).map(|rows| Buffer::Halves(rows.bits)),
+            Self::Blocks(rows) => Arc::into_inner(rows).map(|rows| Buffer::Bytes(rows.bytes)),
+        }
+    }
+}
+
+/// What products of matrices that are no f32 are computed with: a device's threads, and memory.
+#[derive(Debug)]
+pub(crate) struct Compute {
+    isa: Isa,
+    pub(crate) pool: Pool,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Debug)]
+struct Memory {
+    scratch: Scratch,
+    /// The tile that was packed last.
+    tile: Option<PackedMatrix>,
+    /// What it gives.
+    columns: Vec<f32>,
+}
+
+impl Compute {
+    /// Threads of its own, which sleep while nothing is multiplied.
+    pub(crate) fn new(n_threads: NonZeroUsize) -> std::result::Result<Self, EngineError> {
+        let forced = std::env::var(FORCE_VARIABLE).ok();
+        let isa = Isa::choose(forced.as_deref()).map_err(|error| {
+            EngineError::wrap(ErrorKind::Unsupported, "no kernels to compute with", &error)
+        })?;
+        let pool = Pool::new(n_threads).map_err(|error| {
+            EngineError::wrap(ErrorKind::OutOfMemory, "no threads to compute with", &error)
+        })?;
+        let memory = Memory { scratch: Scratch::with_capacity(0), tile: None, columns: Vec::new() };
+        Ok(Self { isa, pool, memory: Mutex::new(memory) })
+    }
+
+    fn cpu(&self) -> Cpu<'_> {
+        Cpu { isa: self.isa, pool: &self.pool }
+    }
+}
+
+/// Bytes that a product with a matrix of `n_in` columns, which is no f32, takes beside its result.
+pub(crate) fn product_bytes(n_in: usize) -> u64 {
+    let rows = ROWS * n_in * size_of::<f32>();
+    let columns = ROWS * (TILE_BYTES / 2 / n_in.max(1)).max(1) * size_of::<f32>();
+    (rows + columns + 2 * TILE_BYTES) as u64
+}
+
+struct TimesHalf<'a>(&'a HalfRows);
+
+impl CustomOp1 for TimesHalf<'_> {
+    fn name(&self) -> &'static str {
+        "times-half"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let HalfRows { form, bits, n_in, compute } = self.0;
+        let (n_rows, width) = layout.shape().dims2()?;
+        if width != *n_in {
+            bail!("rows of {width} times a matrix of {n_in} columns");
+        }
+        let n_out = bits.len() / n_in;
+        let x = contiguous(x, layout)?;
+        let mut out = vec![0.0; n_rows * n_out];
+        if n_rows <= FEW_ROWS {
+            kernels::few_rows_of_half(x, (bits, *form), &mut out, n_rows, *n_in);
+        } else {
+            by_tiles(self.0, x, &mut out, compute).map_err(candle_core::Error::wrap)?;
+        }
+        Ok((CpuStorage::F32(out), (n_rows, n_out).into()))
+    }
+}
+
+/// `out = x Wᵀ`, a tile of the matrix after the other.
+fn by_tiles(
+    rows: &HalfRows,
+    x: &[f32],
+    out: &mut [f32],
+    compute: &Compute,
+) -> std::result::Result<(), KernelError> {
+    let (n_in, n_out) = (rows.n_in, rows.bits.len() / rows.n_in);
+    let most = (TILE_BYTES / 2 / n_in).max(1);
+    // Even tiles, so that each fits into the memory of the one before.
+    let each = n_out.div_ceil(n_out.div_ceil(most)).next_multiple_of(16);
+    let mut memory = compute.memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let Memory { scratch, tile, columns } = &mut *memory;
+    for (idx, bits) in rows.bits.chunks(each * n_in).enumerate() {
+        let n = bits.len() / n_in;
+        let source = [rows.form.source(bits)];
+        let precision = rows.form.precision();
+        let fits = |m: &PackedMatrix| (m.n_out(), m.n_in(), m.precision()) == (n, n_in, precision);
+        let packed = match tile.take().filter(fits) {
+            Some(mut packed) => {
+                packed.repack(&compute.pool, &source)?;
+                packed
+            }
+            None => PackedMatrix::pack(compute.cpu(), &source, n_in, precision)?,
+        };
+        for (x, out) in x.chunks(ROWS * n_in).zip(out.chunks_mut(ROWS * n_out)) {
+            let n_rows = x.len() / n_in;
+            scratch.reserve(packed.scratch_bytes(n_rows, compute.pool.n_threads()));
+            columns.resize(n_rows * n, 0.0);
+            packed.multiply(&compute.pool, x, columns, &Epilogue::default(), scratch)?;
+            for (out, found) in out.chunks_exact_mut(n_out).zip(columns.chunks_exact(n)) {
+                out[idx * each..][..n].copy_from_slice(found);
+            }
+        }
+        *tile = Some(packed);
+    }
+    Ok(())
+}
+
+struct TimesBlocks<'a>(&'a BlockRows);
+
+impl CustomOp1 for TimesBlocks<'_> {
+    fn name(&self) -> &'static str {
+        "times-blocks"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let BlockRows { format, bytes, n_in, compute } = self.0;
+        let (n_rows, width) = layout.shape().dims2()?;
+        if width != *n_in {
+            bail!("rows of {width} times a matrix of {n_in} columns");
+        }
+        let x = contiguous(x, layout)?;
+        let matrix = BlockMatrix::new(*format, bytes, *n_in).map_err(candle_core::Error::wrap)?;
+        let n_out = matrix.n_out();
+        let mut out = vec![0.0; n_rows * n_out];
+        let mut memory = compute.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let scratch = &mut memory.scratch;
+        for (x, out) in x.chunks(ROWS * n_in).zip(out.chunks_mut(ROWS * n_out)) {
+            scratch.reserve(matrix.scratch_bytes(x.len() / n_in, compute.pool.n_threads()));
+            matrix
+                .multiply(compute.cpu(), x, out, &Epilogue::default(), scratch)
+                .map_err(candle_core::Error::wrap)?;
+        }
+        Ok((CpuStorage::F32(out), (n_rows, n_out).into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn floats(n: usize, salt: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 + salt * 131) % 251) as f32 / 125.0 - 1.0).collect()
+    }
+
+    fn compute() -> Arc<Compute> {
+        Arc::new(Compute::new(NonZeroUsize::new(2).unwrap()).unwrap())
+    }
+
+    fn half(form: HalfType, values: &[f32], n_in: usize, compute: &Arc<Compute>) -> Matrix {
+        let mut bits = vec![0; values.len()];
+        form.narrow(values, &mut bits);
+        Matrix::Half(Arc::new(HalfRows { form, bits, n_in, compute: Arc::clone(compute) }))
+    }
+
+    /// The same numbers as f32.
+    fn plain(form: HalfType, values: &[f32], n_in: usize) -> Matrix {
+        let mut bits = vec![0; values.len()];
+        form.narrow(values, &mut bits);
+        let mut wide = vec![0.0; values.len()];
+        kernels::widen(form, &bits, &mut wide);
+        let shape = (values.len() / n_in, n_in);
+        Matrix::Plain(Tensor::from_vec(wide, shape, &Device::Cpu).unwrap())
+    }
+
+    fn product_of(matrix: &Matrix, x: &[f32], n_in: usize) -> Vec<f32> {
+        let x = Tensor::from_slice(x, (x.len() / n_in, n_in), &Device::Cpu).unwrap();
+        matrix.product(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn sixteen_bits_give_what_their_values_as_f32_give() {
+        let compute = compute();
+        // The last is more than a tile, and its rows more than are computed at once.
+        let sizes = [(1, 5, 3), (2, 33, 64), (16, 70, 96), (17, 70, 96), (300, 600, 1030)];
+        for form in [HalfType::F16, HalfType::Bf16] {
+            for (n_rows, n_out, n_in) in sizes {
+                let (x, w) = (floats(n_rows * n_in, 1), floats(n_out * n_in, 2));
+                let found = product_of(&half(form, &w, n_in, &compute), &x, n_in);
+                let expect = product_of(&plain(form, &w, n_in), &x, n_in);
+                assert_eq!(found.len(), expect.len());
+                for (found, expect) in found.iter().zip(&expect) {
+                    let apart = (found - expect).abs();
+                    assert!(apart < 1e-3, "{form:?} {n_rows} {n_out} {n_in}: {found}, {expect}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_a_table_are_its_values() {
+        let compute = compute();
+        let w = floats(20 * 8, 3);
+        for form in [HalfType::F16, HalfType::Bf16] {
+            let values =
+                |m: &Matrix| -> Vec<Vec<f32>> { m.gather(&[19, 0, 7]).unwrap().to_vec2().unwrap() };
+            let table = half(form, &w, 8, &compute);
+            assert_eq!(values(&table), values(&plain(form, &w, 8)));
+            assert!(table.gather(&[20]).unwrap_err().to_string().contains("row 20"));
+        }
+    }
+
+    #[test]
+    fn blocks_are_near_the_values_they_were_made_of() {
+        let compute = compute();
+        let (n_rows, n_out, n_in) = (300, 70, 64);
+        let (x, w) = (floats(n_rows * n_in, 4), floats(n_out * n_in, 5));
+        let mut bytes = vec![0; n_out * n_in / 32 * 34];
+        BlockFormat::Q8Zero.encode(&compute.pool, &[Source::F32(&w)], n_in, &mut bytes).unwrap();
+        let rows = BlockRows { format: BlockFormat::Q8Zero, bytes, n_in, compute };
+        let found = product_of(&Matrix::Blocks(Arc::new(rows)), &x, n_in);
+        let weight = Tensor::from_slice(&w, (n_out, n_in), &Device::Cpu).unwrap();
+        let expect = product_of(&Matrix::Plain(weight), &x, n_in);
+        let size = expect.iter().map(|x| x * x).sum::<f32>();
+        let apart: f32 = found.iter().zip(&expect).map(|(a, b)| (a - b) * (a - b)).sum();
+        assert!(apart / size < 1e-4, "{}", apart / size);
+    }
+
+    #[test]
+    fn memory_comes_back_unless_it_is_shared() {
+        let compute = compute();
+        let matrix = half(HalfType::F16, &floats(12, 6), 4, &compute);
+        let other = matrix.clone();
+        assert!(matrix.into_buffer().is_none());
+        let Some(Buffer::Halves(bits)) = other.into_buffer() else { panic!("no halves") };
+        assert_eq!(bits.len(), 12);
+    }
+}
