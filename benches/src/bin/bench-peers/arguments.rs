@@ -11,11 +11,13 @@ use crate::entrants::{ENGINES, Format, PEERS};
 pub(crate) const USAGE: &str = "\
 cargo xtask bench-peers [OPTION ...]
 
-  --peers A,B         only these libraries: torch, ctranslate2, llama_cpp, openvino, onnxruntime, or none;
+  --peers A,B         only these libraries: torch, hf_accelerate, ctranslate2, llama_cpp, openvino,
+                      onnxruntime, or none;
                       torch in f32 always runs, since the others are checked against it
   --engines A,B       only these engines: fastertransformer, accelerate, or none
   --library NAME=FILE the engine NAME from this file, instead of building it here
-  --models A,B        only these models: bart-large, smollm2-135m, llama-1b (with --small: bart-base)
+  --models A,B        only these models: bart-large, smollm2-135m, llama-1b,
+                      llama-1b-offloaded (with --small: bart-base)
   --work A,B          only work whose name begins so: features, features-1x128, summary, prefill, decode-16
   --formats A,B       only these: f32, bf16, int8, q8_0, q4_0
   --rounds N          rounds of each work (7)

@@ -54,7 +54,14 @@ pub(crate) enum Family {
     Bart,
     /// Decoder only.
     Llama,
+    /// Decoder only, of which a quarter is in memory and the rest is read from the disk for each pass.
+    Offloaded,
 }
+
+/// The quarter of `llama-1b` that stays in memory, as a device map: embeddings, which are the head, too,
+/// and a layer. The runner of `hf_accelerate` has the same.
+const QUARTER: &str = "{\"\":\"disk\",\"model.embed_tokens\":\"cpu\",\"lm_head\":\"cpu\",\
+                       \"model.norm\":\"cpu\",\"model.layers.0\":\"cpu\"}";
 
 /// A format that an entrant computes in.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +79,7 @@ pub(crate) struct Offer {
 pub(crate) struct Engine {
     /// Its name; the library is that of the package `drivetrain-NAME`.
     pub(crate) name: &'static str,
+    pub(crate) families: &'static [Family],
     pub(crate) offers: &'static [Offer],
 }
 
@@ -93,6 +101,7 @@ const fn offer(format: Format, form: &'static str) -> Offer {
 pub(crate) const ENGINES: &[Engine] = &[
     Engine {
         name: "fastertransformer",
+        families: &[Family::Bart, Family::Llama],
         offers: &[
             Offer { format: Format::F32, form: "hf", options: &[("dtype", "fp32")] },
             Offer { format: Format::Bf16, form: "hf", options: &[("dtype", "bf16")] },
@@ -103,7 +112,13 @@ pub(crate) const ENGINES: &[Engine] = &[
     },
     Engine {
         name: "accelerate",
+        families: &[Family::Bart, Family::Llama],
         offers: &[Offer { format: Format::F32, form: "hf", options: &[("dtype", "fp32")] }],
+    },
+    Engine {
+        name: "accelerate",
+        families: &[Family::Offloaded],
+        offers: &[Offer { format: Format::Bf16, form: "hf", options: &[("device_map", QUARTER)] }],
     },
 ];
 
@@ -116,6 +131,11 @@ pub(crate) const PEERS: &[Peer] = &[
         name: YARDSTICK,
         families: &[Family::Bart, Family::Llama],
         offers: &[offer(Format::F32, "hf"), offer(Format::Bf16, "hf")],
+    },
+    Peer {
+        name: "hf_accelerate",
+        families: &[Family::Offloaded],
+        offers: &[offer(Format::Bf16, "hf")],
     },
     Peer {
         name: "ctranslate2",

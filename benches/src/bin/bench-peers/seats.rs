@@ -58,7 +58,7 @@ impl Field {
         python: &Python,
     ) -> Result<Vec<Vec<(Seat, PathBuf)>>> {
         let hf =
-            python.form(model.name, "hf").context("torch is what the others are checked with")?;
+            python.form(model.shape, "hf").context("torch is what the others are checked with")?;
         let yardstick = || {
             let seat = peer_seat(&PEERS[0], Format::F32, &hf, arguments, python);
             vec![with_log(seat, model, python)]
@@ -89,7 +89,10 @@ impl Field {
         python: &Python,
     ) -> Vec<Seat> {
         let mut seats = Vec::new();
-        for (engine, library) in self.engines.clone() {
+        let engines = self.engines.clone();
+        for (engine, library) in
+            engines.into_iter().filter(|(engine, _)| engine.families.contains(&model.family))
+        {
             if let Some((offer, path)) =
                 self.form(engine.name, engine.offers, model, format, python)
             {
@@ -123,7 +126,7 @@ impl Field {
         if offer.form.starts_with("gguf") && !model.has_gguf() {
             return None;
         }
-        match python.form(model.name, offer.form) {
+        match python.form(model.shape, offer.form) {
             Ok(path) => Some((offer, path)),
             Err(error) => {
                 let what = format!("{name} {} of {}", format.name(), model.name);

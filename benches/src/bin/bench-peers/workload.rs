@@ -5,8 +5,10 @@ use crate::entrants::Family;
 /// A model, and what is asked of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Model {
-    /// Its name in `make_model.py`.
+    /// What it is called here.
     pub(crate) name: &'static str,
+    /// Its name in `make_model.py`.
+    pub(crate) shape: &'static str,
     pub(crate) family: Family,
     /// Tokens of the vocabulary.
     pub(crate) vocab: u32,
@@ -19,7 +21,7 @@ pub(crate) struct Model {
 impl Model {
     /// Whether it can be a GGUF file.
     pub(crate) fn has_gguf(&self) -> bool {
-        self.family == Family::Llama
+        self.family != Family::Bart
     }
 }
 
@@ -27,7 +29,7 @@ impl Model {
 pub(crate) fn check_of(family: Family) -> &'static str {
     match family {
         Family::Bart => "hidden:2x48",
-        Family::Llama => "prefill:48",
+        Family::Llama | Family::Offloaded => "prefill:48",
     }
 }
 
@@ -35,6 +37,7 @@ pub(crate) fn check_of(family: Family) -> &'static str {
 pub(crate) const WHOLE: &[Model] = &[
     Model {
         name: "bart-large",
+        shape: "bart-large",
         family: Family::Bart,
         vocab: 50_265,
         n_millions: 406,
@@ -48,6 +51,7 @@ pub(crate) const WHOLE: &[Model] = &[
     },
     Model {
         name: "smollm2-135m",
+        shape: "smollm2-135m",
         family: Family::Llama,
         vocab: 49_152,
         n_millions: 135,
@@ -59,6 +63,7 @@ pub(crate) const WHOLE: &[Model] = &[
     },
     Model {
         name: "llama-1b",
+        shape: "llama-1b",
         family: Family::Llama,
         vocab: 128_256,
         n_millions: 1236,
@@ -68,12 +73,26 @@ pub(crate) const WHOLE: &[Model] = &[
             ("decode-16", "generate:16x16+16"),
         ],
     },
+    Model {
+        name: "llama-1b-offloaded",
+        shape: "llama-1b",
+        family: Family::Offloaded,
+        vocab: 128_256,
+        n_millions: 1236,
+        works: &[
+            ("prefill-1x128", "prefill:1x128"),
+            ("prefill-8x128", "prefill:8x128"),
+            ("decode-1", "generate:16+8"),
+            ("decode-8", "generate:8x16+8"),
+        ],
+    },
 ];
 
 /// A look at whether everything works.
 pub(crate) const SMALL: &[Model] = &[
     Model {
         name: "bart-base",
+        shape: "bart-base",
         family: Family::Bart,
         vocab: 50_265,
         n_millions: 139,
@@ -86,6 +105,7 @@ pub(crate) const SMALL: &[Model] = &[
     },
     Model {
         name: "smollm2-135m",
+        shape: "smollm2-135m",
         family: Family::Llama,
         vocab: 49_152,
         n_millions: 135,
