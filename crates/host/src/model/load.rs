@@ -15,7 +15,7 @@ use drivetrain_engine::{
 };
 
 use super::inbox::Inbox;
-use super::open::{LoadWatch, Opened, adapters_of, open};
+use super::open::{LoadWatch, Opened, adapters_of, open, runs_own_code};
 use super::request_pool::{RawJob, RequestPool, panic_text};
 use super::services::ModelServices;
 use super::token_worker::TokenWorker;
@@ -213,6 +213,11 @@ pub(super) fn ask_engines<T>(
     ask: impl Fn(&dyn Engine, &LoadRequest<'_>) -> Result<T, EngineError>,
 ) -> Result<T, HostError> {
     let Opened { config, weights: files, adapter, .. } = opened;
+    // Code that comes with the model is in its own directory, wherever the weights are.
+    let model_dir = match &opened.own {
+        Some(own) if runs_own_code(config) => own.path(),
+        _ => files.location(),
+    };
     let local = files.path().to_string_lossy();
     // An engine, or the code behind it, is to load what was brought here, not bring it again.
     let is_address = |key: &str, value: &str| key == "model_id" && value.contains("://");
@@ -244,7 +249,7 @@ pub(super) fn ask_engines<T>(
         }));
         let request = LoadRequest {
             model_name: &shared.name,
-            model_dir: files.location(),
+            model_dir,
             adapter_dir: adapter.as_ref().map(ModelDir::location),
             options: Options::new(&options),
             n_threads,

@@ -118,6 +118,8 @@ pub(super) fn open(
     let config = Arc::new(config);
     let _ = shared.config.set(Arc::clone(&config));
     let (own, files) = match (&config.model_id, dir) {
+        // The model's own code takes its weights from where it likes, but for what it can't reach.
+        (Some(id), Some(dir)) if runs_own_code(&config) && !id.value.contains("://") => (None, dir),
         (Some(id), dir) => {
             let path = bring(Place {
                 key: "option.model_id",
@@ -137,6 +139,10 @@ pub(super) fn open(
         (None, Some(dir)) => (None, dir),
         (None, None) => (None, own()?),
     };
+    if runs_own_code(&config) {
+        let texts = files.clone();
+        return Ok(Opened { config, own, weights: files, adapter: None, texts });
+    }
     let base = match base_of(&config, &files)? {
         None => {
             return Ok(Opened { config, own, texts: files.clone(), weights: files, adapter: None });
@@ -159,6 +165,11 @@ pub(super) fn open(
     };
     let texts = files.clone().over(&base);
     Ok(Opened { config, own, weights: base, adapter: Some(files), texts })
+}
+
+/// Whether requests are answered by code that comes with the model.
+pub(super) fn runs_own_code(config: &ModelConfig) -> bool {
+    config.engine.value.name() == Some("python") && config.python_handler.is_user_script()
 }
 
 /// The base of the adapter that the model is, if it is one and is to be merged.
