@@ -1,6 +1,7 @@
 //! Functions that change what every worker has loaded: those of adapters. Each worker is asked, and one
 //! that starts later is told what the others know.
 
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use drivetrain_engine::{LogLevel, Reply, Request};
@@ -30,9 +31,39 @@ pub(crate) struct Registered {
 }
 
 impl Adapters {
+    /// The adapters in a model's `adapters/`, each in a directory of its own.
+    pub(crate) fn in_dir(model_dir: &Path) -> Self {
+        let entries = std::fs::read_dir(model_dir.join("adapters")).into_iter().flatten().flatten();
+        let mut found: Vec<Registered> = entries
+            .filter(|entry| entry.path().is_dir())
+            .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+            .filter(|(name, _)| !name.starts_with('.'))
+            .map(|(name, dir)| Registered::of_dir(name, &dir))
+            .collect();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Self(Mutex::new(found))
+    }
+
     /// Holds them as they are: no worker is told of one, and none takes its seat meanwhile.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Vec<Registered>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registered {
+    fn of_dir(name: String, dir: &Path) -> Self {
+        let said = [
+            ("handler", REGISTER.to_owned()),
+            ("name", name.clone()),
+            ("src", dir.display().to_string()),
+            ("preload", "true".to_owned()),
+            ("pin", "false".to_owned()),
+        ];
+        let properties: Vec<(String, String)> =
+            said.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let entries = properties.iter().skip(1);
+        let content = entries.map(|(key, value)| (key.clone(), value.clone().into_bytes()));
+        Self { name, content: content.collect(), properties }
     }
 }
 

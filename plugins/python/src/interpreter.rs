@@ -94,7 +94,8 @@ fn find(program: &str, services: &Services) -> Result<PathBuf, PythonError> {
     let mut command = Command::new(program);
     command.args(["-c", ASK]);
     let done = run(&mut command, program, ASK_LIMIT, None)?;
-    let wrong = |found: String| PythonError::WrongInterpreter { program: program.to_owned(), found };
+    let wrong =
+        |found: String| PythonError::WrongInterpreter { program: program.to_owned(), found };
     let mut words = done.text.trim().splitn(3, ' ');
     let mut number = || words.next().and_then(|word| word.parse::<u32>().ok());
     let (Some(major), Some(minor), true) = (number(), number(), done.is_good) else {

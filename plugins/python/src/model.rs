@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use drivetrain_engine::{
-    Call, EngineError, Reply, Request, RequestModel, RequestModelInfo,
-};
+use drivetrain_engine::{Call, EngineError, Reply, Request, RequestModel, RequestModelInfo};
 
 use crate::error::PythonError;
 use crate::everywhere;

@@ -84,10 +84,14 @@ impl Pool {
             next_number: 1,
             is_closed: false,
         };
+        let adapters = match launch.settings.has_adapters {
+            true => Adapters::in_dir(&launch.model_dir),
+            false => Adapters::default(),
+        };
         let pool = Arc::new(Self {
             model: model.to_owned(),
+            adapters,
             launch,
-            adapters: Adapters::default(),
             state: Mutex::new(state),
             changed: Condvar::new(),
             _package: package,

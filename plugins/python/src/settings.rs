@@ -51,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) retry_threshold: u32,
     /// Devices of each group of workers.
     pub(crate) groups: Vec<Group>,
+    /// Whether adapters in the model's directory are registered.
+    pub(crate) has_adapters: bool,
     /// What the handler is told.
     pub(crate) properties: Vec<(String, String)>,
 }
@@ -105,6 +107,7 @@ impl Settings {
             max_idle: options.seconds("max_idle_time", Duration::from_secs(60))?,
             retry_threshold: options.number("retry_threshold", count)?.unwrap_or(0),
             groups,
+            has_adapters: options.flag("enable_lora")?,
             properties,
         })
     }

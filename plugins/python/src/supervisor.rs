@@ -27,8 +27,10 @@ pub(crate) fn start_first(pool: &Arc<Pool>) -> Result<(), PythonError> {
     let n_all = all.len() as u64;
     if settings.starts_at_once {
         let starts: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> =
-                all.iter().map(|group| scope.spawn(|| start(pool, reserve(pool, *group)))).collect();
+            let threads: Vec<_> = all
+                .iter()
+                .map(|group| scope.spawn(|| start(pool, reserve(pool, *group))))
+                .collect();
             threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
         });
         return starts.into_iter().try_for_each(|start| {
@@ -159,7 +161,9 @@ fn retire_idle(pool: &Pool, state: &mut State) {
         let n_alive = state.seats.iter().filter(|seat| seat.group == group).count();
         let n_spare = n_alive.saturating_sub(settings.min_workers as usize);
         let is_idle = |seat: &Seat| {
-            seat.group == group && seat.n_busy == 0 && seat.idle_since.elapsed() >= settings.max_idle
+            seat.group == group
+                && seat.n_busy == 0
+                && seat.idle_since.elapsed() >= settings.max_idle
         };
         for seat in state.seats.extract_if(.., |seat| is_idle(seat)).take(n_spare) {
             seat.worker.retire();

@@ -212,7 +212,8 @@ pub(crate) fn call_bytes(function: &str, requests: &[Request<'_>]) -> u64 {
     let text = |text: &[u8]| text.len() as u64 + 4;
     let one = |request: &Request<'_>| {
         let properties = request.properties.iter();
-        let properties: u64 = properties.map(|(k, v)| text(k.as_bytes()) + text(v.as_bytes())).sum();
+        let properties: u64 =
+            properties.map(|(k, v)| text(k.as_bytes()) + text(v.as_bytes())).sum();
         let content = request.content.iter();
         let content: u64 = content.map(|(k, v)| text(k.as_bytes()) + text(v)).sum();
         16 + properties + content

@@ -332,8 +332,7 @@ impl Worker {
         };
         let mut table = lock(&self.table);
         let is_last = matches!(event, Event::End | Event::Failed(..));
-        let sender =
-            if is_last { table.calls.remove(&id) } else { table.calls.get(&id).cloned() };
+        let sender = if is_last { table.calls.remove(&id) } else { table.calls.get(&id).cloned() };
         drop(table);
         // An answer to a request that was given up is dropped.
         match sender.map(|sender| sender.try_send(event)) {

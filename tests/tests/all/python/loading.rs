@@ -70,9 +70,8 @@ fn settings_and_requests_reach_the_handler() {
     assert_eq!(other.status, 400);
     drop(server);
     let server = serve(&[folder.path().join("m")], &[("ALLOW_REQUEST_HANDLER_OVERRIDE", "true")]);
-    let call = |function| {
-        server.request("POST", "/invocations", &[("handler", function)], b"").unwrap()
-    };
+    let call =
+        |function| server.request("POST", "/invocations", &[("handler", function)], b"").unwrap();
     assert_eq!(text(&call("other")), "other");
     let missing = call("nonesuch");
     assert_eq!(missing.status, 424);
@@ -151,14 +150,23 @@ fn a_handler_that_can_not_be_loaded_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     let good = "def handle(inputs): return None";
-    let output = |text: &str| {
-        format!("from djl_python import Output\ndef handle(inputs): return {text}")
-    };
+    let output =
+        |text: &str| format!("from djl_python import Output\ndef handle(inputs): return {text}");
     let failing = "def handle(inputs): raise";
     let cases = [
-        ("missing", "", "import nonesuch".to_owned(), "ModuleNotFoundError: No module named 'nonesuch'"),
+        (
+            "missing",
+            "",
+            "import nonesuch".to_owned(),
+            "ModuleNotFoundError: No module named 'nonesuch'",
+        ),
         ("syntax", "", "def handle(:".to_owned(), "SyntaxError: "),
-        ("without", "", "def other(x): pass".to_owned(), "model.py has no function `handle`: define"),
+        (
+            "without",
+            "",
+            "def other(x): pass".to_owned(),
+            "model.py has no function `handle`: define",
+        ),
         ("named", "option.handler=run\n", good.to_owned(), "model.py has no function `run`"),
         ("raises", "", format!("{failing} OSError('no weights')"), "OSError: no weights"),
         ("memory", "", format!("{failing} MemoryError('big')"), "out of memory while the handler"),
@@ -168,7 +176,12 @@ fn a_handler_that_can_not_be_loaded_says_why() {
         ("type", "", output("7"), "Invalid output type: <class 'int'>"),
         ("entry", "option.entryPoint=x.py\n", good.to_owned(), "option.entryPoint=x.py: expected"),
         ("python", "option.pythonExecutable=/none\n", good.to_owned(), "/none: can't be started"),
-        ("sh", "option.pythonExecutable=/bin/sh\n", good.to_owned(), "expected Python 3.9 or later"),
+        (
+            "sh",
+            "option.pythonExecutable=/bin/sh\n",
+            good.to_owned(),
+            "expected Python 3.9 or later",
+        ),
         ("option", "option.max_in_flight=0\n", good.to_owned(), "option.max_in_flight=0: expected"),
         (
             "slow",
@@ -216,6 +229,7 @@ def handle(inputs): return Output().add(f'{tinydep.VALUE} {sys.prefix != sys.bas
     // What can't be installed is a warning, and the handler's own error says the rest.
     write(&dir, "requirements.txt", "nonesuch-of-nobody\n");
     write(&dir, "model.py", "import nonesuch_of_nobody");
+    write(&dir, "serving.properties", "engine=Python\n");
     let log = refused(&dir, &[("DJL_OFFLINE", "true")]);
     assert!(log.contains("No module named 'nonesuch_of_nobody'"), "{log}");
     assert!(log.contains("requirements.txt could not be installed"), "{log}");

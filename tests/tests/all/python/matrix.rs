@@ -83,7 +83,10 @@ fn every_end_of_a_handler_has_its_answer() {
         ("recurse", failure("maximum recursion depth exceeded")),
         (
             "error",
-            (418, json!({"code": 418, "message": "invoke handler failure", "error": "no such thing"})),
+            (
+                418,
+                json!({"code": 418, "message": "invoke handler failure", "error": "no such thing"}),
+            ),
         ),
     ] {
         let reply = ask(&server, request);
@@ -127,5 +130,7 @@ fn a_handler_that_always_fails_its_process_is_reported() {
     let ping = server.get("/ping").unwrap().json().unwrap();
     assert_eq!(ping, json!({"m": {"status": "Unhealthy"}}));
     assert_eq!(text(&ask(&server, "good")), "good");
-    server.until("ping is well again", |server| server.get("/ping").unwrap().status == 200).unwrap();
+    server
+        .until("ping is well again", |server| server.get("/ping").unwrap().status == 200)
+        .unwrap();
 }

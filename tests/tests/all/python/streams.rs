@@ -69,7 +69,8 @@ fn check(server: &Server, folder: &Path) {
     let path = |name: &str| folder.join(name).display().to_string();
     // The first piece is there before the second is made.
     let go_on = path("go-on");
-    let mut stream = Stream::open(server.port(), "/invocations", &format!("lines {go_on}")).unwrap();
+    let mut stream =
+        Stream::open(server.port(), "/invocations", &format!("lines {go_on}")).unwrap();
     assert_eq!(stream.status(), 200);
     let first = stream.piece().unwrap().unwrap();
     assert_eq!(first, b"{\"outputs\": [\"a\", 1]}\n");
@@ -93,7 +94,8 @@ fn check(server: &Server, folder: &Path) {
     assert!(stream.piece().is_err() || stream.piece().is_err());
     // Nobody reads: the handler's generator is closed, and the worker is free again.
     let closed = path("closed");
-    let mut stream = Stream::open(server.port(), "/invocations", &format!("endless {closed}")).unwrap();
+    let mut stream =
+        Stream::open(server.port(), "/invocations", &format!("endless {closed}")).unwrap();
     assert!(stream.piece().unwrap().is_some());
     drop(stream);
     server.until("the generator is closed", |_| Path::new(&closed).exists()).unwrap();

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drivetrain_tests::{Reply, Server};
 use serde_json::json;
@@ -230,7 +230,9 @@ def handle(inputs):
     let replies = ask_at_once(&server, &numbered(6));
     let pids: HashSet<String> = replies.iter().map(text).collect();
     assert!(pids.len() > 1, "{pids:?}");
-    server.until("idle workers go", |server| server.log().contains("was idle and is let go")).unwrap();
+    server
+        .until("idle workers go", |server| server.log().contains("was idle and is let go"))
+        .unwrap();
 }
 
 #[test]
@@ -252,14 +254,22 @@ def handle(inputs):
     if inputs.is_empty(): return None
     return Output().add(str(os.getpid()))
 ";
-    let lives = |pid: &str| std::path::Path::new("/proc").join(pid).exists();
+    // One that has ended may still wait for its parent to look.
+    let lives = |pid: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    };
     let dir = model(folder.path(), "m", "", script);
     let server = serve(&[dir.clone()], &[]);
     let pid = text(&ask(&server, "x"));
     assert!(lives(&pid));
     server.terminate().unwrap();
     assert_eq!(server.exit(Duration::from_secs(10)).unwrap().code, Some(0));
-    assert!(!lives(&pid), "the worker goes with the server");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while lives(&pid) {
+        assert!(Instant::now() < deadline, "the worker goes with the server");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     // Even where the server has no time to say so.
     let server = serve(&[dir], &[]);
     let pid = text(&ask(&server, "x"));
