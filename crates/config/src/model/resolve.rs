@@ -59,7 +59,7 @@ pub(super) fn resolve(input: ModelInputs<'_>) -> Result<(ModelConfig, Vec<Warnin
         bedrock_compat: l.get("bedrock_compat")?,
         python_handler,
         looks,
-        options: options(l),
+        options: options(l, runs_own_code),
         notes,
     };
     if runs_own_code {
@@ -272,12 +272,14 @@ fn workers(l: &mut Layers, input: &ModelInputs<'_>) -> Result<Workers, ConfigErr
 
 /// What goes to the engine: every setting that counts under the name it was written with, and
 /// where that is an alias, under the key's own name too.
-fn options(l: &Layers) -> Options {
+fn options(l: &Layers, runs_own_code: bool) -> Options {
     let mut options = Vec::new();
     let mut own_names = Vec::new();
     for setting in l.effective() {
         let key = keys::find(Scope::Model, &setting.name);
-        if ["engine", "engine_name"].contains(&setting.name.as_str()) {
+        let name = setting.name.as_str();
+        // The environment of workers is for who has some, and may hold secrets.
+        if ["engine", "engine_name"].contains(&name) || (name == "env" && !runs_own_code) {
             continue;
         }
         let text = match key {

@@ -36,7 +36,7 @@ fn settings_and_requests_reach_the_handler() {
     let folder = tempfile::tempdir().unwrap();
     let properties = "option.task=mine\nbatch_size=1\nmine=1\noption.env=GREETING=a,b\n";
     let dir = model(folder.path(), "m", properties, ECHO).canonicalize().unwrap();
-    let server = serve(&[dir.clone()], &[]);
+    let server = serve(std::slice::from_ref(&dir), &[]);
     let headers = [
         ("Content-Type", "text/plain"),
         ("X-Own", "1"),
@@ -224,7 +224,7 @@ def handle(inputs): return Output().add(f'{tinydep.VALUE} {sys.prefix != sys.bas
     std::fs::create_dir(&wheels).unwrap();
     let made = Command::new("python3").args(["-c", WHEEL]).arg(&wheels).status().unwrap();
     assert!(made.success());
-    let server = serve(&[dir.clone()], &[("DJL_OFFLINE", "true")]);
+    let server = serve(std::slice::from_ref(&dir), &[("DJL_OFFLINE", "true")]);
     assert_eq!(text(&ask(&server, "x")), "42 True");
     // What can't be installed is a warning, and the handler's own error says the rest.
     write(&dir, "requirements.txt", "nonesuch-of-nobody\n");

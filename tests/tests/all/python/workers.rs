@@ -260,7 +260,7 @@ def handle(inputs):
         stat.is_ok_and(|stat| !stat.contains(") Z "))
     };
     let dir = model(folder.path(), "m", "", script);
-    let server = serve(&[dir.clone()], &[]);
+    let server = serve(std::slice::from_ref(&dir), &[]);
     let pid = text(&ask(&server, "x"));
     assert!(lives(&pid));
     server.terminate().unwrap();
