@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use drivetrain_tests::{Reply, Server, ServerOptions, write};
+use drivetrain_tests::{CREDENTIALS, Reply, S3, Server, ServerOptions, skip, write};
 use serde_json::{Value, json};
 
 use super::{ask, model, serve, text};
@@ -76,6 +76,36 @@ fn settings_and_requests_reach_the_handler() {
     let missing = call("nonesuch");
     assert_eq!(missing.status, 424);
     assert_eq!(missing.json().unwrap()["error"], "model.py has no function `nonesuch`");
+}
+
+#[test]
+fn the_handler_takes_its_weights_from_where_it_likes() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    // Nobody fetches what a handler knows how to fetch, and nobody reads what is beside it.
+    let hub = model(root, "hub", "option.model_id=nobody/nothing\n", ECHO);
+    write(&hub, "config.json", "this is no JSON");
+    write(&hub, "adapter_config.json", "nor is this");
+    let told = ask(&serve(&[hub], &[]), "x").json().unwrap()["told"].clone();
+    assert_eq!(told["model_id"], "nobody/nothing");
+    // What is in S3 is brought, and the handler is told where it is.
+    let s3 = match S3::start().unwrap() {
+        Ok(s3) => s3,
+        Err(why) => return skip("the_handler_takes_its_weights_from_where_it_likes", &why),
+    };
+    let weights = root.join("weights");
+    std::fs::create_dir(&weights).unwrap();
+    write(&weights, "weights.bin", "some");
+    s3.put(&weights, "models", "w").unwrap();
+    let script = ECHO.replace("os.getcwd()", "open(told['model_id'] + '/weights.bin').read()");
+    let dir = model(root, "s3", "option.model_id=s3://models/w\n", &script);
+    let endpoint = format!("http://127.0.0.1:{}", s3.port());
+    let mut env = CREDENTIALS.to_vec();
+    env.push(("AWS_ENDPOINT_URL_S3", endpoint.as_str()));
+    let said = ask(&serve(std::slice::from_ref(&dir), &env), "x").json().unwrap();
+    assert_eq!(said["cwd"], "some");
+    let dir = std::path::absolute(&dir).unwrap().display().to_string();
+    assert_eq!(said["told"]["model_dir"], dir);
 }
 
 #[test]
