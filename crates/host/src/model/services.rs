@@ -29,7 +29,7 @@ pub(crate) struct ModelServices {
 pub(crate) struct Published(Mutex<BTreeSet<String>>);
 
 impl Published {
-    /// Whether this name may be on the metrics page; says so once where it may not.
+    /// Whether this name may be on the metrics page.
     fn admits(&self, name: &str) -> bool {
         let is_name = !name.starts_with(|c: char| c.is_ascii_digit())
             && (1..=MAX_NAME_BYTES).contains(&name.len())
@@ -81,5 +81,21 @@ impl HostServices for ModelServices {
 
     fn cancelled(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.lifecycle.load_is_late()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_from_strangers_are_few_and_plain() {
+        let published = Published::default();
+        for wrong in ["", "9a", "a b", "a\nb", "drivetrain_x", &"x".repeat(101)] {
+            assert!(!published.admits(wrong), "{wrong:?}");
+        }
+        assert!((0..MAX_NAMES).all(|n| published.admits(&format!("name_{n}"))));
+        assert!(published.admits("name_0"), "one that is known stays");
+        assert!(!published.admits("one_too_many"));
     }
 }

@@ -187,7 +187,7 @@ async def handle(inputs):
     if inputs.get_as_string() == 'hang': await asyncio.sleep(600)
     return Output().add(str(os.getpid()))
 ";
-    let properties = "option.predict_timeout=1\nmaxWorkers=1\n";
+    let properties = "option.predict_timeout=2\nmaxWorkers=1\n";
     let server = serve(&[model(folder.path(), "m", properties, script)], &[]);
     let pid = text(&ask(&server, "x"));
     assert_eq!(ask(&server, "hang").status, 400);
