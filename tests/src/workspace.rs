@@ -41,6 +41,7 @@ pub fn binary() -> PathBuf {
 pub fn plugins() -> PathBuf {
     library("drivetrain-accelerate");
     library("drivetrain-fastertransformer");
+    library("drivetrain-python");
     library("drivetrain-example");
     built()
 }

@@ -75,7 +75,7 @@ pub struct DirLooks {
     pub script: Option<PathBuf>,
     /// A Hugging Face `config.json`.
     pub has_config_json: bool,
-    /// A TorchServe archive's `MAR-INF`.
+    /// A TorchServe archive's `MAR-INF`, which names a handler.
     pub has_mar_inf: bool,
     /// The engine DJL Serving would guess from the files, under our name.
     pub guess: Option<&'static str>,

@@ -15,6 +15,7 @@
 
 mod activity;
 mod adapters;
+mod code_adapters;
 mod constraint;
 mod error;
 #[cfg(test)]
@@ -33,6 +34,7 @@ mod tasks;
 mod text;
 
 pub use adapters::{AdapterChange, AdapterChoice, AdapterInfo};
+pub use code_adapters::{CodeAnswer, CodeChange};
 pub use drivetrain_engine::{EngineError, ErrorKind, HeadKind, ModelKind, OpenEngineError};
 pub use drivetrain_sources::{SourceError, Stop, Watch};
 pub use error::HostError;

@@ -4,7 +4,9 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use drivetrain_host::{AdapterChange, AdapterChoice, AdapterInfo, HostError, ModelHandle};
+use drivetrain_host::{
+    AdapterChange, AdapterChoice, AdapterInfo, CodeAnswer, CodeChange, HostError, ModelHandle,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,6 +16,7 @@ use crate::call::{Call, parse_query};
 use crate::documents::DjlError;
 use crate::failure::{ApiError, FailureKind};
 use crate::management::Page;
+use crate::raw;
 use crate::wire::json_response;
 
 /// Names the adapter of an invocation.
@@ -259,6 +262,12 @@ pub(crate) async fn register(
         alias: parameters.alias.clone().filter(|alias| *alias != name),
         name: name.clone(),
     };
+    if model.is_request_model() {
+        let change = CodeChange::Register(info);
+        let answer = model.change_code_adapter(change, parameters.values).await;
+        let CodeAnswer { head, body } = answer.map_err(of_management)?;
+        return Ok(raw::respond(head, Body::from(body)));
+    }
     model.register_adapter(info).await.map_err(of_management)?;
     Ok(text(format!("Adapter {name} registered")))
 }
@@ -288,7 +297,13 @@ pub(crate) async fn update(
         preload: parameters.flag("preload")?,
         pin: parameters.flag("pin")?,
     };
-    model.update_adapter(path.adapter(), change).await.map_err(of_management)?;
+    if model.is_request_model() {
+        let change = CodeChange::Update(path.adapter().to_owned(), change);
+        let answer = model.change_code_adapter(change, parameters.values).await;
+        answer.map_err(of_management)?;
+    } else {
+        model.update_adapter(path.adapter(), change).await.map_err(of_management)?;
+    }
     Ok(text(format!("Adapter {} updated", path.adapter())))
 }
 
@@ -352,6 +367,12 @@ pub(crate) async fn unregister(
     State(app): State<App>,
     path: AdapterPath,
 ) -> Result<Response, ApiError> {
-    path.model(&app)?.unregister_adapter(path.adapter()).map_err(of_management)?;
+    let model = path.model(&app)?;
+    if model.is_request_model() {
+        let change = CodeChange::Unregister(path.adapter().to_owned());
+        model.change_code_adapter(change, Vec::new()).await.map_err(of_management)?;
+    } else {
+        model.unregister_adapter(path.adapter()).map_err(of_management)?;
+    }
     Ok(text(format!("Adapter {} unregistered", path.adapter())))
 }

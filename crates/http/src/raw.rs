@@ -109,7 +109,8 @@ enum BrokenAnswer {
     Stalled,
 }
 
-fn respond(head: RawHead, body: Body) -> Response {
+/// The reply that an engine's answer becomes.
+pub(crate) fn respond(head: RawHead, body: Body) -> Response {
     let mut response = Response::new(body);
     let status = StatusCode::from_u16(head.status).ok().filter(|status| status.as_u16() >= 200);
     if status.is_none() {

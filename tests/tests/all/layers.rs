@@ -33,6 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("wrong-engines", &["engine"]),
     ("example", &["engine"]),
+    ("python", &["engine"]),
     ("execution", &["engine", "artifacts", "transformer"]),
     ("accelerate", &["engine", "execution", "transformer", "device-map", "kernels"]),
     ("fastertransformer", &["engine", "execution", "artifacts", "transformer", "kernels"]),

@@ -20,6 +20,7 @@ mod layers;
 mod minilm;
 mod offload;
 mod plan;
+mod python;
 mod refusals;
 mod sources;
 mod tasks;

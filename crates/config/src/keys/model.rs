@@ -204,6 +204,11 @@ const PYTHON: &[Key] = &[
     Key::passed("env", "Variables of the worker process, `NAME=VALUE` separated with commas"),
     Key::passed("enable_venv", "Make a virtual environment for the model"),
     Key::passed("async_mode", "The handler answers many requests at a time"),
+    Key::passed(
+        "max_in_flight",
+        "Most requests at a time of a Python worker; unset, 64 for an `async def`, else 1, or what \
+         the handler says with `@concurrent(n)`",
+    ),
 ];
 
 const PASSED_OPTIONS: &[Key] = &[

@@ -1,6 +1,7 @@
 //! From layers to [`ModelConfig`].
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{Batching, MemoryNeeds, ModelConfig, ModelInputs, Options, WorkerBounds, Workers};
 use crate::engine::{DirLooks, EngineChoice, HandlerKind, is_built_in_entry_point};
@@ -26,7 +27,8 @@ pub(super) fn resolve(input: ModelInputs<'_>) -> Result<(ModelConfig, Vec<Warnin
     let mut notes = Vec::new();
     let python_handler = handler(l, &looks, input.dir)?;
     let engine = engine(l, &looks, &python_handler, &mut notes)?;
-    let config = ModelConfig {
+    let runs_own_code = is_python(&engine.value);
+    let mut config = ModelConfig {
         name: input.name.to_owned(),
         engine,
         model_id: l.get_opt("model_id")?,
@@ -57,10 +59,38 @@ pub(super) fn resolve(input: ModelInputs<'_>) -> Result<(ModelConfig, Vec<Warnin
         bedrock_compat: l.get("bedrock_compat")?,
         python_handler,
         looks,
-        options: options(l),
+        options: options(l, runs_own_code),
         notes,
     };
+    if runs_own_code {
+        tell_workers(&mut config);
+    }
     Ok((config, layers.warnings))
+}
+
+fn is_python(engine: &EngineChoice) -> bool {
+    engine.name() == Some("python")
+}
+
+/// Adds what an engine with workers of its own needs of the settings that nobody wrote in the model's
+/// file: the server's, and the defaults.
+fn tell_workers(config: &mut ModelConfig) {
+    let workers = &config.workers;
+    let count = |bound: &Option<Sourced<u32>>| bound.as_ref().map(|n| n.value.to_string());
+    let seconds = |limit: Duration| Some(limit.as_secs_f64().to_string());
+    let told = [
+        ("minWorkers", count(&workers.any.min)),
+        ("maxWorkers", count(&workers.any.max)),
+        ("max_idle_time", seconds(workers.max_idle_time.value)),
+        ("retry_threshold", Some(workers.retry_threshold.value.to_string())),
+        ("predict_timeout", seconds(config.predict_timeout.value)),
+        ("model_loading_timeout", seconds(config.model_loading_timeout.value)),
+    ];
+    for (name, value) in told {
+        if let (None, Some(value)) = (config.options.get(name), value) {
+            config.options.set(name, value);
+        }
+    }
 }
 
 /// The layers, highest first.
@@ -123,6 +153,7 @@ fn handler(l: &mut Layers, looks: &DirLooks, dir: &Path) -> Result<HandlerKind, 
         (Some(entry), _) if is_built_in_entry_point(&entry.value) => HandlerKind::BuiltIn,
         (Some(entry), _) => HandlerKind::UserScript(entry_path(&entry.value, dir)),
         (None, Some(script)) => HandlerKind::UserScript(script.clone()),
+        (None, None) if looks.has_mar_inf => HandlerKind::UserScript(dir.join("MAR-INF")),
         (None, None) => HandlerKind::BuiltIn,
     })
 }
@@ -157,11 +188,14 @@ fn engine(
         (EngineChoice::Named(name), _) if *name != text.to_lowercase() => {
             notes.push(format!("engine={text} is the engine {name} here ({})", choice.source));
         }
-        (EngineChoice::Auto, HandlerKind::UserScript(script)) => notes.push(format!(
-            "no engine is set and {} is there: DJL Serving would run it with engine=Python",
-            script.display()
-        )),
-        (EngineChoice::Auto, HandlerKind::BuiltIn) => {
+        (EngineChoice::Auto, HandlerKind::UserScript(script)) if runs_as_python(l, looks)? => {
+            notes.push(format!(
+                "no engine is set and the model has code of its own ({}): it runs with engine=Python",
+                script.display()
+            ));
+            return Ok(choice.map(|_| EngineChoice::Named("python".to_owned())));
+        }
+        (EngineChoice::Auto, _) => {
             if let Some(guess) = looks.guess {
                 notes.push(format!("no engine is set; the files look like those of {guess}"));
             }
@@ -169,6 +203,13 @@ fn engine(
         _ => {}
     }
     Ok(choice)
+}
+
+/// Whether a model with code of its own and without an engine is Python's: an entry point says so, and
+/// the files do where none of them belongs to an engine that goes first.
+fn runs_as_python(l: &mut Layers, looks: &DirLooks) -> Result<bool, ConfigError> {
+    let entry: Option<Sourced<String>> = l.get_opt("entryPoint")?;
+    Ok(entry.is_some() || looks.guess == Some("python"))
 }
 
 /// Whether ranks are launched by MPI; the engine name `MPI` asks for it.
@@ -231,12 +272,14 @@ fn workers(l: &mut Layers, input: &ModelInputs<'_>) -> Result<Workers, ConfigErr
 
 /// What goes to the engine: every setting that counts under the name it was written with, and
 /// where that is an alias, under the key's own name too.
-fn options(l: &Layers) -> Options {
+fn options(l: &Layers, runs_own_code: bool) -> Options {
     let mut options = Vec::new();
     let mut own_names = Vec::new();
     for setting in l.effective() {
         let key = keys::find(Scope::Model, &setting.name);
-        if ["engine", "engine_name", "env"].contains(&setting.name.as_str()) {
+        let name = setting.name.as_str();
+        // The environment of workers is for who has some, and may hold secrets.
+        if ["engine", "engine_name"].contains(&name) || (name == "env" && !runs_own_code) {
             continue;
         }
         let text = match key {

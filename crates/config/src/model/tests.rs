@@ -137,6 +137,37 @@ fn a_script_of_the_models_own_stays_pythons() {
 }
 
 #[test]
+fn code_of_the_models_own_runs_as_python_where_no_engine_is_set() {
+    let check = |properties: &str, files: &[&str], engine: &str| {
+        let (config, _) = Case::new(properties, files).resolve(&[]);
+        assert_eq!(config.engine.value.to_string(), engine, "{properties:?} {files:?}");
+        config
+    };
+    let config = check("", &["model.py", "config.json"], "python");
+    assert!(config.notes.iter().any(|note| note.contains("it runs with engine=Python")));
+    check("option.entryPoint=my.module", &[], "python");
+    check("option.entryPoint=djl_python.huggingface", &["model.py"], "auto");
+    check("engine=accelerate", &["model.py"], "accelerate");
+    // TorchScript goes first, unless the setting says otherwise.
+    check("", &["model.py", "model.pt"], "auto");
+    check("option.entryPoint=model.py", &["model.py", "model.pt"], "python");
+    check("", &["MAR-INF", "handler.py"], "python");
+}
+
+#[test]
+fn workers_are_told_what_nobody_wrote_for_them() {
+    let properties = "engine=Python\nretry_threshold=3\noption.env=A=1\n";
+    let (config, _) = Case::new(properties, &["model.py"]).resolve(&[("PREDICT_TIMEOUT", "7")]);
+    let get = |name: &str| config.options.get(name);
+    assert_eq!((get("retry_threshold"), get("env")), (Some("3"), Some("A=1")));
+    assert_eq!((get("predict_timeout"), get("model_loading_timeout")), (Some("7"), Some("240")));
+    assert_eq!(get("minWorkers"), None);
+    assert!(!format!("{:?}", config.options).contains("A=1"));
+    let (config, _) = Case::new("engine=accelerate", &[]).resolve(&[]);
+    assert_eq!(config.options.get("predict_timeout"), None);
+}
+
+#[test]
 fn engine_names_have_no_case_and_the_prefix_wins() {
     let engine = |text: &str| resolve(text).0.engine.value.to_string();
     assert_eq!(engine(""), "auto");

@@ -15,9 +15,9 @@ use drivetrain_engine::{
 };
 
 use super::inbox::Inbox;
-use super::open::{LoadWatch, Opened, adapters_of, open};
+use super::open::{LoadWatch, Opened, adapters_of, code_adapters_of, open, runs_own_code};
 use super::request_pool::{RawJob, RequestPool, panic_text};
-use super::services::ModelServices;
+use super::services::{ModelServices, Published};
 use super::token_worker::TokenWorker;
 use super::{Door, ModelHandle, Shared};
 use crate::HostError;
@@ -176,7 +176,8 @@ fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loade
                 batch_size: config.batching.max_requests.value.get() as usize,
                 batch_delay: config.batching.max_delay.value,
             };
-            (Loaded::Request(pool, model), Door::Request { inbox })
+            let adapters = code_adapters_of(&opened)?;
+            (Loaded::Request(pool, model), Door::Request { inbox, adapters })
         }
     };
     let _ = shared.door.set(door);
@@ -213,6 +214,11 @@ pub(super) fn ask_engines<T>(
     ask: impl Fn(&dyn Engine, &LoadRequest<'_>) -> Result<T, EngineError>,
 ) -> Result<T, HostError> {
     let Opened { config, weights: files, adapter, .. } = opened;
+    // Code that comes with the model is in its own directory, wherever the weights are.
+    let model_dir = match &opened.own {
+        Some(own) if runs_own_code(config) => own.path(),
+        _ => files.location(),
+    };
     let local = files.path().to_string_lossy();
     // An engine, or the code behind it, is to load what was brought here, not bring it again.
     let is_address = |key: &str, value: &str| key == "model_id" && value.contains("://");
@@ -241,10 +247,11 @@ pub(super) fn ask_engines<T>(
             engine: engine.to_owned(),
             lifecycle: Arc::clone(&shared.lifecycle),
             stop: Arc::clone(&shared.stop),
+            published: Published::default(),
         }));
         let request = LoadRequest {
             model_name: &shared.name,
-            model_dir: files.location(),
+            model_dir,
             adapter_dir: adapter.as_ref().map(ModelDir::location),
             options: Options::new(&options),
             n_threads,

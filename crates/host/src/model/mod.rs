@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::activity::Activity;
 use crate::adapters::{AdapterChange, AdapterChoice, AdapterInfo, Adapters, Lease, Mail};
+use crate::code_adapters::{CodeAdapters, CodeAnswer, CodeChange};
 use crate::generate::{Answers, GenerateRequest, Generation, Pipe, Term};
 use crate::scheduler::{Job, Outcome, Work};
 use crate::tasks::{PreparedGeneration, TaskContext, is_quick};
@@ -73,7 +74,7 @@ pub(crate) struct Shared {
 /// Where requests go, once the model is loaded.
 enum Door {
     Token { inbox: Arc<Inbox<Mail>>, tasks: Arc<TaskContext>, adapters: Option<Arc<Adapters>> },
-    Request { inbox: Arc<Inbox<RawJob>> },
+    Request { inbox: Arc<Inbox<RawJob>>, adapters: Option<CodeAdapters> },
 }
 
 impl ModelHandle {
@@ -254,7 +255,7 @@ impl ModelHandle {
     pub async fn submit_raw(&self, request: RawRequest) -> Result<RawReply, HostError> {
         let guard = self.shared.activity.enter()?;
         self.shared.lifecycle.check_ready()?;
-        let Some(Door::Request { inbox }) = self.shared.door.get() else {
+        let Some(Door::Request { inbox, .. }) = self.shared.door.get() else {
             return Err(self.wrong_kind("has a task and takes no raw requests"));
         };
         let submitted = Instant::now();
@@ -315,7 +316,10 @@ impl ModelHandle {
     /// # Errors
     /// The model has none, or is not loaded.
     pub fn list_adapters(&self) -> Result<Vec<AdapterInfo>, HostError> {
-        Ok(self.adapters()?.list())
+        match self.code_adapters() {
+            Some(adapters) => Ok(adapters.list()),
+            None => Ok(self.adapters()?.list()),
+        }
     }
 
     /// The adapter with this name or alias.
@@ -323,7 +327,35 @@ impl ModelHandle {
     /// # Errors
     /// There is none, or as [`Self::list_adapters`].
     pub fn find_adapter(&self, name: &str) -> Result<AdapterInfo, HostError> {
-        self.adapters()?.get(name)
+        match self.code_adapters() {
+            Some(adapters) => adapters.get(name),
+            None => self.adapters()?.get(name),
+        }
+    }
+
+    /// Has the code of a model that answers itself change an adapter; the list follows it. The code is
+    /// given `parameters` beside what the change says.
+    ///
+    /// # Errors
+    /// The model has no such adapters, the name is taken or unknown, there is no such directory, or
+    /// the code refuses.
+    pub async fn change_code_adapter(
+        &self,
+        change: CodeChange,
+        parameters: Vec<(String, String)>,
+    ) -> Result<CodeAnswer, HostError> {
+        let adapters = self.code_adapters().ok_or(HostError::NoAdapters)?;
+        let _turn = adapters.turn.lock().await;
+        let planned = adapters.plan(change, parameters)?;
+        let reply = self.submit_raw(planned.request.clone()).await?;
+        adapters.settle(planned, reply).await
+    }
+
+    fn code_adapters(&self) -> Option<&CodeAdapters> {
+        match self.shared.door.get() {
+            Some(Door::Request { adapters, .. }) => adapters.as_ref(),
+            _ => None,
+        }
     }
 
     /// Registers an adapter whose directory is on this machine, and loads it if it is to be.
@@ -406,7 +438,7 @@ impl ModelHandle {
     pub(crate) fn drain(&self, deadline: Instant) {
         match self.shared.door.get() {
             Some(Door::Token { inbox, .. }) => inbox.drain(deadline),
-            Some(Door::Request { inbox }) => inbox.drain(deadline),
+            Some(Door::Request { inbox, .. }) => inbox.drain(deadline),
             None => self.shared.stop.store(true, Ordering::Relaxed),
         }
     }
@@ -434,7 +466,7 @@ impl Door {
     fn close(&self) {
         match self {
             Self::Token { inbox, .. } => inbox.close(),
-            Self::Request { inbox } => inbox.close(),
+            Self::Request { inbox, .. } => inbox.close(),
         }
     }
 }

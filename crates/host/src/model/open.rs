@@ -14,6 +14,7 @@ use super::inbox::Inbox;
 use super::load::LoadInputs;
 use crate::HostError;
 use crate::adapters::{self, Adapters, Mail};
+use crate::code_adapters::CodeAdapters;
 use crate::sources::{self, Names, Place};
 
 /// Adapters that are loaded at once where `option.max_loras` does not say.
@@ -38,9 +39,7 @@ pub(super) fn adapters_of(
     model: &mut dyn TokenModel,
 ) -> Result<Option<Arc<Adapters>>, HostError> {
     let options = &opened.config.options;
-    let is_on =
-        options.get("enable_lora").is_some_and(|text| text.trim().eq_ignore_ascii_case("true"));
-    if !is_on {
+    if !enables_lora(&opened.config) {
         return Ok(None);
     }
     let source = |key: &'static str, value: &str, reason: &str| HostError::Source {
@@ -70,6 +69,20 @@ pub(super) fn adapters_of(
     }
     adapters.register_found(found, |id, dir| model.load_adapter(id, dir))?;
     Ok(Some(Arc::new(adapters)))
+}
+
+/// The adapters of a model with code of its own and `option.enable_lora`.
+pub(super) fn code_adapters_of(opened: &Opened) -> Result<Option<CodeAdapters>, HostError> {
+    if !enables_lora(&opened.config) || !runs_own_code(&opened.config) {
+        return Ok(None);
+    }
+    let root = opened.own.as_ref().unwrap_or(&opened.weights).path();
+    CodeAdapters::new(root).map(Some)
+}
+
+fn enables_lora(config: &ModelConfig) -> bool {
+    let text = config.options.get("enable_lora");
+    text.is_some_and(|text| text.trim().eq_ignore_ascii_case("true"))
 }
 
 /// Opens the model's directory, its settings, and the directory of its weights, each brought to this
@@ -118,6 +131,8 @@ pub(super) fn open(
     let config = Arc::new(config);
     let _ = shared.config.set(Arc::clone(&config));
     let (own, files) = match (&config.model_id, dir) {
+        // The model's own code takes its weights from where it likes, but for what it can't reach.
+        (Some(id), Some(dir)) if runs_own_code(&config) && !id.value.contains("://") => (None, dir),
         (Some(id), dir) => {
             let path = bring(Place {
                 key: "option.model_id",
@@ -137,6 +152,10 @@ pub(super) fn open(
         (None, Some(dir)) => (None, dir),
         (None, None) => (None, own()?),
     };
+    if runs_own_code(&config) {
+        let texts = files.clone();
+        return Ok(Opened { config, own, weights: files, adapter: None, texts });
+    }
     let base = match base_of(&config, &files)? {
         None => {
             return Ok(Opened { config, own, texts: files.clone(), weights: files, adapter: None });
@@ -159,6 +178,11 @@ pub(super) fn open(
     };
     let texts = files.clone().over(&base);
     Ok(Opened { config, own, weights: base, adapter: Some(files), texts })
+}
+
+/// Whether requests are answered by code that comes with the model.
+pub(super) fn runs_own_code(config: &ModelConfig) -> bool {
+    config.engine.value.name() == Some("python") && config.python_handler.is_user_script()
 }
 
 /// The base of the adapter that the model is, if it is one and is to be merged.
