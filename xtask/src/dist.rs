@@ -8,8 +8,12 @@ use anyhow::{Context, Result};
 use crate::process;
 
 /// The engines that ship, by package.
-const PLUGINS: &[&str] =
-    &["drivetrain-accelerate", "drivetrain-fastertransformer", "drivetrain-example"];
+const PLUGINS: &[&str] = &[
+    "drivetrain-accelerate",
+    "drivetrain-deepspeed",
+    "drivetrain-fastertransformer",
+    "drivetrain-example",
+];
 /// The models that ship, by folder: what `drivetrain serve` falls back to, and what the example
 /// engine is checked with. The name is the one they get.
 const MODELS: &[(&str, &str)] =

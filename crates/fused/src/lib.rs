@@ -22,6 +22,7 @@ mod collective;
 mod distances;
 mod embedding;
 mod feed_forward;
+mod footprint;
 mod head;
 mod layer;
 mod linear;
@@ -36,5 +37,5 @@ mod stack;
 mod step;
 
 pub use collective::Collective;
-pub use loading::{Settings, load};
+pub use loading::{Settings, load, plan};
 pub use options::{LoadOptions, WeightForm};

@@ -67,8 +67,6 @@ pub(crate) struct Part {
     pub(crate) rows: Range<usize>,
     /// Its columns that are here.
     pub(crate) columns: Range<usize>,
-    /// Whether that is all there is.
-    pub(crate) is_whole: bool,
 }
 
 /// Columns of weights that are another rank's: what they are multiplied with is 0.
@@ -132,11 +130,6 @@ impl<'a> Linear<'a> {
     /// Columns of its weights, if they are more than those of what it reads.
     pub(crate) fn padded(&self) -> usize {
         self.pad.map_or(0, |_| self.weights.n_in())
-    }
-
-    /// Whether other ranks have all of it, too.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.parts.iter().all(|part| part.is_whole)
     }
 
     /// Columns of its products, a gate's among them.

@@ -142,7 +142,9 @@ impl<'a> Loader<'a, '_> {
 
     /// The values of a tensor as f32.
     fn values(&self, name: &str) -> Loaded<Vec<f32>> {
-        self.part_of(name, &Cut::All)
+        let values = self.part_of(name, &Cut::All)?;
+        self.release(&[name])?;
+        Ok(values)
     }
 
     /// The same of a part of it.
@@ -164,7 +166,6 @@ impl<'a> Loader<'a, '_> {
             let read = tensor.read_part_f32(rows, columns, &mut values);
             read.map_err(|error| model_error(&error))?;
         }
-        tensor.source().release_pages();
         self.count(tensor, cut)?;
         Ok(values)
     }
@@ -220,7 +221,7 @@ impl<'a> Loader<'a, '_> {
         let own = bytes_of(columns.start)..bytes_of(columns.end);
         let bytes = bytes.chunks_exact(row_bytes).flat_map(|row| &row[own.clone()]).copied();
         let matrix = BlockMatrix::of_bytes(format, bytes.collect(), columns.len()).ok();
-        source.release_pages();
+        self.release(&[name])?;
         Ok(matrix)
     }
 
@@ -280,10 +281,8 @@ impl<'a> Loader<'a, '_> {
         let names: Vec<String> =
             modules.iter().map(|(module, _)| join(path, &format!("{module}.weight"))).collect();
         let of = |((module, cut), name): (&Module<'_>, &String)| -> Loaded<Part> {
-            let shape = self.get(name)?.shape();
-            let (rows, columns) = cut.of(shape);
-            let is_whole = rows.len() * columns.len() == shape.iter().product::<usize>();
-            Ok(Part { module: join(path, module), rows, columns, is_whole })
+            let (rows, columns) = cut.of(self.get(name)?.shape());
+            Ok(Part { module: join(path, module), rows, columns })
         };
         let parts: Loaded<Vec<Part>> = modules.iter().zip(&names).map(of).collect();
         Ok((names, parts?))
@@ -329,10 +328,13 @@ impl<'a> Loader<'a, '_> {
         Ok(Linear::new(weights, bias, parts, pad))
     }
 
-    /// Gives back the file's pages of tensors that were packed: weights are in memory once.
-    fn release(&self, names: &[String]) -> Loaded<()> {
-        for name in names {
-            self.get(name)?.source().release_pages();
+    /// Gives back the file's pages of tensors that were packed: weights are in memory once. Of ranks that
+    /// read different parts of them at the same time, the last does so.
+    fn release(&self, names: &[impl AsRef<str>]) -> Loaded<()> {
+        if self.rank() + 1 == self.share.share.degree {
+            for name in names {
+                self.get(name.as_ref())?.source().release_pages();
+            }
         }
         Ok(())
     }
@@ -422,12 +424,19 @@ pub(crate) fn planned_bytes(weights: &CanonicalWeights<'_>, form: WeightForm) ->
     weights.iter().map(|tensor| held_bytes(tensor, form)).sum()
 }
 
-/// Bytes that a tensor will occupy in `form`, if a rank has all of it.
-pub(crate) fn held_bytes(tensor: &CanonicalTensor<'_>, form: WeightForm) -> u64 {
+/// Bytes that a tensor will occupy in `form`, if a rank has all of it, beside what is mapped.
+fn held_bytes(tensor: &CanonicalTensor<'_>, form: WeightForm) -> u64 {
+    let is_mapped = form == WeightForm::AsStored && block_format(tensor.source().dtype()).is_some();
+    if is_mapped { 0 } else { form_bytes(tensor, form) }
+}
+
+/// Bytes of a tensor in `form`; none of a table, which is read where it lies.
+pub(crate) fn form_bytes(tensor: &CanonicalTensor<'_>, form: WeightForm) -> u64 {
     let is_table = tensor.name().contains(".embedding.");
+    let is_projection = tensor.name().ends_with(".embedding.projection.weight");
     let n = tensor.n_elements() as u64;
     match form {
-        _ if is_table => 0,
+        _ if is_table && !is_projection => 0,
         _ if tensor.shape().len() < 2 => n * 4,
         WeightForm::Packed(Precision::F32) => n * 4,
         WeightForm::Packed(Precision::Int8) if tensor.name() != "head.weight" => n,
@@ -436,7 +445,7 @@ pub(crate) fn held_bytes(tensor: &CanonicalTensor<'_>, form: WeightForm) -> u64 
         WeightForm::Packed(_) => n * 2,
         WeightForm::AsStored => match tensor.source().dtype() {
             DType::F16 | DType::BF16 => n * 2,
-            dtype if block_format(dtype).is_some() => 0,
+            dtype if block_format(dtype).is_some() => tensor.bytes(),
             _ => n * 4,
         },
     }

@@ -5,18 +5,20 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicU64;
 
 use drivetrain_engine::{
-    EngineError, ErrorKind, LoadRequest, LoadedModel, LogLevel, Services, TokenModelInfo,
+    DevicePlan, EngineError, ErrorKind, LoadPlan, LoadRequest, LoadedModel, LogLevel, PlannedPart,
+    Services, TokenModelInfo,
 };
 use drivetrain_execution::{
-    Capacity, HeadPlan, KvForm, ModelFiles, Runs, Tables, check_memory, figures,
+    CacheRoom, Capacity, HeadPlan, KvForm, ModelFiles, Runs, Tables, check_memory, figures,
 };
 use drivetrain_kernels::{
     BlockFormat, Cpu, FORCE_VARIABLE, Isa, Pool, Precision, TOKENS_PER_BLOCK, Team, part,
 };
-use drivetrain_transformer::Architecture;
+use drivetrain_transformer::{Architecture, CanonicalWeights};
 
 use crate::arena::{Arena, rotations};
 use crate::cache::{Caches, Stores};
+use crate::footprint::Footprint;
 use crate::head::Head;
 use crate::load::{Cut, Loader, planned_bytes};
 use crate::model::{FusedModel, RankedWeights, WeightsOfFiles, join};
@@ -44,50 +46,37 @@ pub fn load(request: &LoadRequest<'_>, settings: &Settings) -> Result<LoadedMode
     let isa = Isa::choose(forced.as_deref())
         .map_err(|error| EngineError::unsupported(error.to_string()))?;
     let files = ModelFiles::open(request)?;
-    check_degree(&files.architecture, *degree)?;
-    let shares: Vec<ModelShare> = {
+    let Outline { shares, mut info, footprint } = {
         let weights = files.canonical()?;
         ModelFiles::warn_of_unused(request, &weights);
-        let bytes = planned_bytes(&weights, options.weights);
-        check_memory(request.model_name, bytes, held_as(options.weights))?;
-        let of = |rank| Share { rank, degree: degree.get() };
-        let of = |rank| ModelShare::new(&files.architecture, &weights, options.weights, of(rank));
-        (0..degree.get()).map(of).collect()
+        Outline::of(&files.architecture, &weights, request.model_name, settings)?
     };
     let no_threads = |error: std::io::Error| {
         EngineError::wrap(ErrorKind::OutOfMemory, "no threads to compute on", &error)
     };
     let team = (degree.get() > 1).then(|| Team::new(*degree)).transpose().map_err(no_threads)?;
-    let mut slots = Vec::with_capacity(shares.len());
+    let mut pools = Vec::with_capacity(shares.len());
     for share in &shares {
         let n_threads = part(request.n_threads.get(), 1, share.share.rank, degree.get()).len();
         let n_threads = NonZeroUsize::new(n_threads).unwrap_or(NonZeroUsize::MIN);
-        slots.push(Pool::new(n_threads).map_err(no_threads)?);
+        pools.push(Pool::new(n_threads).map_err(no_threads)?);
     }
-    let ranks = Ranks { shares: &shares, pools: &slots, team: team.as_ref(), isa };
+    let ranks = Ranks { shares: &shares, pools: &pools, team: team.as_ref(), isa };
     let weights =
         WeightsOfFiles::try_new(files, |files| ranks.load(files, options, &request.services))?;
     let architecture = &weights.borrow_owner().architecture;
     let loaded = &weights.borrow_dependent().0;
-    let kv = KvForm {
-        element_bytes: options.kv.element_bytes() as u64,
-        scale_bytes: options.kv.scale_bytes() as u64,
-        block_tokens: TOKENS_PER_BLOCK as u32,
-    };
-    let head = loaded.first().and_then(ModelWeights::head_plan);
-    let canonical = weights.borrow_owner().canonical()?;
-    let mut info = figures(architecture, &canonical, head, kv);
-    drop(canonical);
     info.weight_bytes = loaded.iter().map(|rank| rank.n_bytes() as u64).sum();
-    info.has_adapters = true;
-    limit(&mut info, &shares, options, kv);
     let capacity = Capacity::plan(&mut info, options.max_sequences)?;
-    report(request, architecture, &info, (loaded, options.weights, isa));
+    report(request, architecture.family, &info, &[held_as(options.weights), &isa.to_string()]);
+    if loaded.len() > 1 {
+        report_ranks(request, loaded, &footprint);
+    }
     let caches = Caches::new(architecture, &info, capacity);
     let n_rotaries = architecture.stacks().map(|stack| rotations(stack).0.len()).max().unwrap_or(0);
     let n_rows = info.max_batch_tokens as usize;
-    let mut ranks = Vec::with_capacity(slots.len());
-    for ((pool, share), weights) in slots.into_iter().zip(&shares).zip(loaded) {
+    let mut ranks = Vec::with_capacity(pools.len());
+    for ((pool, share), weights) in pools.into_iter().zip(&shares).zip(loaded) {
         let needs = weights.needs(n_rows, pool.n_threads());
         ranks.push(RankState {
             stores: Stores::new(&share.architecture, &caches, options.kv)?,
@@ -117,6 +106,89 @@ pub fn load(request: &LoadRequest<'_>, settings: &Settings) -> Result<LoadedMode
     })))
 }
 
+/// What [`load`] would do: each rank as a device, with its weights and its part of the caches.
+///
+/// # Errors
+/// As [`load`].
+pub fn plan(request: &LoadRequest<'_>, settings: &Settings) -> Result<LoadPlan, EngineError> {
+    let files = ModelFiles::open(request)?;
+    let weights = files.canonical()?;
+    let Outline { shares, mut info, footprint } =
+        Outline::of(&files.architecture, &weights, request.model_name, settings)?;
+    let capacity = Capacity::plan(&mut info, settings.options.max_sequences)?;
+    let kv = kv_form(&settings.options);
+    let of_rank = |(share, bytes): (&ModelShare, &u64)| {
+        let rank = std::slice::from_ref(share);
+        let (kv_bytes_per_token, cross_bytes_per_token) = cache_bytes(rank, kv);
+        let room = CacheRoom { bytes: 0, kv_bytes_per_token, cross_bytes_per_token };
+        let part = |what: &str, bytes: u64| PlannedPart { what: what.to_owned(), bytes };
+        DevicePlan {
+            name: format!("rank {}", share.share.rank),
+            limit_bytes: None,
+            parts: vec![part("weights", *bytes), part("KV cache", capacity.bytes_in(&info, &room))],
+        }
+    };
+    let devices = shares.iter().zip(&footprint.ranks).map(of_rank).collect();
+    let mut notes = vec![format!(
+        "the matrices of the whole model take {} bytes; token and position tables are read where they \
+         lie in the mapped file, once for all ranks",
+        footprint.whole
+    )];
+    if footprint.replicated_bytes() > 0 {
+        notes.push(format!("bytes on more than one rank: {}", footprint.replicated_parts()));
+    }
+    Ok(LoadPlan {
+        devices,
+        placements: Vec::new(),
+        kv_capacity_tokens: info.kv_capacity_tokens,
+        cross_capacity_tokens: info.cross_capacity_tokens,
+        max_batch_tokens: info.max_batch_tokens,
+        max_sequences: info.max_sequences,
+        notes,
+    })
+}
+
+/// A model before anything of it is in memory.
+struct Outline {
+    shares: Vec<ModelShare>,
+    info: TokenModelInfo,
+    footprint: Footprint,
+}
+
+impl Outline {
+    fn of(
+        architecture: &Architecture,
+        weights: &CanonicalWeights<'_>,
+        name: &str,
+        settings: &Settings,
+    ) -> Result<Self, EngineError> {
+        let Settings { options, degree } = settings;
+        check_degree(architecture, *degree)?;
+        check_memory(name, planned_bytes(weights, options.weights), held_as(options.weights))?;
+        let of = |rank| Share { rank, degree: degree.get() };
+        let of = |rank| ModelShare::new(architecture, weights, options.weights, of(rank));
+        let shares: Vec<ModelShare> = (0..degree.get()).map(of).collect();
+        let (head, kv) = (HeadPlan::of(architecture, weights), kv_form(options));
+        let mut info = figures(architecture, weights, head.as_ref(), kv);
+        (info.kv_bytes_per_token, info.cross_bytes_per_token) = cache_bytes(&shares, kv);
+        info.has_adapters = true;
+        if let Some(most) = options.max_positions {
+            info.max_positions = info.max_positions.min(most.get());
+        }
+        let footprint = Footprint::of(weights, options.weights, &shares);
+        Ok(Self { shares, info, footprint })
+    }
+}
+
+/// How caches hold keys and values.
+fn kv_form(options: &LoadOptions) -> KvForm {
+    KvForm {
+        element_bytes: options.kv.element_bytes() as u64,
+        scale_bytes: options.kv.scale_bytes() as u64,
+        block_tokens: TOKENS_PER_BLOCK as u32,
+    }
+}
+
 /// Refuses more ranks than there is work for.
 fn check_degree(architecture: &Architecture, degree: NonZeroUsize) -> Result<(), EngineError> {
     let (heads, columns) = most_ranks(architecture);
@@ -129,49 +201,47 @@ fn check_degree(architecture: &Architecture, degree: NonZeroUsize) -> Result<(),
     )))
 }
 
-/// Enters what the ranks' own heads cost, and the longest sequence that is asked for.
-fn limit(info: &mut TokenModelInfo, shares: &[ModelShare], options: &LoadOptions, kv: KvForm) {
+/// Bytes that a token takes of the ranks' KV caches, and an encoder token of those for cross-attention.
+fn cache_bytes(shares: &[ModelShare], kv: KvForm) -> (u64, u64) {
     let layers = || {
         let stacks = shares.iter().flat_map(|share| share.architecture.decoder.as_ref());
         stacks.flat_map(|stack| &stack.layers)
     };
     let own = layers().map(|layer| kv.bytes_per_token(&layer.self_attention));
-    info.kv_bytes_per_token = own.sum();
     let crosses = layers().filter_map(|layer| layer.cross_attention.as_ref());
-    info.cross_bytes_per_token = crosses.map(|attention| kv.bytes_per_token(attention)).sum();
-    if let Some(most) = options.max_positions {
-        info.max_positions = info.max_positions.min(most.get());
-    }
+    (own.sum(), crosses.map(|attention| kv.bytes_per_token(attention)).sum())
 }
 
-/// Says what is loaded, and where it is.
+/// Says what is loaded, how it is held and what it is computed with.
 fn report(
     request: &LoadRequest<'_>,
-    architecture: &Architecture,
+    family: &str,
     info: &TokenModelInfo,
-    (loaded, form, isa): (&[ModelWeights<'_>], WeightForm, Isa),
+    [held_as, isa]: &[&str; 2],
 ) {
-    let log = |text: &str| request.services.log(LogLevel::Info, text);
-    log(&format!(
-        "model {}: {} of {} parameters on the CPU ({isa}), {}; KV cache of {} tokens",
+    let message = format!(
+        "model {}: {family} of {} parameters on the CPU ({isa}), {held_as}; KV cache of {} tokens",
+        request.model_name, info.n_parameters, info.kv_capacity_tokens
+    );
+    request.services.log(LogLevel::Info, &message);
+}
+
+/// Says what each rank has, and what several have.
+fn report_ranks(request: &LoadRequest<'_>, loaded: &[ModelWeights<'_>], footprint: &Footprint) {
+    let bytes: Vec<usize> = loaded.iter().map(ModelWeights::n_bytes).collect();
+    let of_ranks: Vec<String> = bytes.iter().map(usize::to_string).collect();
+    let several = match footprint.replicated_bytes() {
+        0 => "nothing twice".to_owned(),
+        _ => format!("on more than one rank: {}", footprint.replicated_parts()),
+    };
+    let message = format!(
+        "model {}: {} ranks with {} bytes of weights, {} together; {several}",
         request.model_name,
-        architecture.family,
-        info.n_parameters,
-        held_as(form),
-        info.kv_capacity_tokens
-    ));
-    if loaded.len() == 1 {
-        return;
-    }
-    for (rank, weights) in loaded.iter().enumerate() {
-        log(&format!(
-            "model {}: rank {rank} of {} has {} bytes of weights, {} of them on every rank",
-            request.model_name,
-            loaded.len(),
-            weights.n_bytes(),
-            weights.n_replicated_bytes()
-        ));
-    }
+        loaded.len(),
+        of_ranks.join(", "),
+        bytes.iter().sum::<usize>()
+    );
+    request.services.log(LogLevel::Info, &message);
 }
 
 /// How weights are held, and why, for the log.

@@ -1,7 +1,7 @@
 //! A pass of one rank over a batch.
 
 use drivetrain_engine::{Batch, EngineError, Outputs, Services, Wanted, pool};
-use drivetrain_execution::{HeadPlan, Planned, Runs};
+use drivetrain_execution::{Planned, Runs};
 use drivetrain_kernels::{Activation, Cpu, Isa, Pool, Segment};
 
 use crate::adapters::Additions;
@@ -60,19 +60,9 @@ pub(crate) struct Pass<'p> {
 }
 
 impl<'a> ModelWeights<'a> {
-    /// What the head is.
-    pub(crate) fn head_plan(&self) -> Option<&HeadPlan> {
-        self.head.as_ref().map(|head| &head.plan)
-    }
-
     /// Bytes that the matrices occupy.
     pub(crate) fn n_bytes(&self) -> usize {
         self.linears().map(Linear::n_bytes).sum()
-    }
-
-    /// Bytes of matrices that every rank has all of, and of heads on one rank.
-    pub(crate) fn n_replicated_bytes(&self) -> usize {
-        self.linears().filter(|linear| linear.is_whole()).map(Linear::n_bytes).sum()
     }
 
     /// Memory that the matrices need for products of `n_rows`.

@@ -105,6 +105,8 @@ pub(crate) struct LayerShare {
     pub(crate) cross: Option<HeadShare>,
     /// Between the matrices of the feed-forward.
     pub(crate) columns: Range<usize>,
+    /// How many there are on all ranks.
+    width: usize,
 }
 
 /// A rank's part of a model.
@@ -117,6 +119,8 @@ pub(crate) struct ModelShare {
     pub(crate) head: Range<usize>,
     /// Whether each rank has some of these rows.
     pub(crate) head_is_split: bool,
+    /// Rows of the head's matrix on all ranks.
+    n_head: usize,
     encoder: Vec<LayerShare>,
     decoder: Vec<LayerShare>,
 }
@@ -159,12 +163,50 @@ impl ModelShare {
                 layer.feed_forward.width = share.columns.len() as u32;
             }
         }
-        Self { share, architecture, head, head_is_split, encoder, decoder }
+        Self { share, architecture, head, head_is_split, n_head: width, encoder, decoder }
     }
 
     /// Its part of a stack's layers.
     pub(crate) fn layers(&self, stack: &Stack) -> &[LayerShare] {
         if stack.name == "decoder" { &self.decoder } else { &self.encoder }
+    }
+
+    /// How much of a matrix the rank has: a part, and what it is of. Tables are not among what ranks have:
+    /// they read them where they lie in the file.
+    pub(crate) fn held(&self, module: &str) -> (usize, usize) {
+        let (all, none) = ((1, 1), (0, 1));
+        let first = if self.share.rank == 0 { all } else { none };
+        match module {
+            "head" if self.head_is_split => return (self.head.len(), self.n_head),
+            "head" | "pooler" => return first,
+            "head.dense" => return if self.head.is_empty() { none } else { all },
+            _ => {}
+        }
+        let Some((layer, of)) = self.layer(module) else {
+            return if module.ends_with("projection") { all } else { none };
+        };
+        let last = module.rsplit('.').next().unwrap_or(module);
+        let heads = match of {
+            "self_attention" => Some(&layer.own),
+            "cross_attention" => layer.cross.as_ref(),
+            _ => None,
+        };
+        match (heads, last) {
+            (Some(heads), "q" | "o") => (heads.heads.len(), heads.n_heads),
+            (Some(heads), "k" | "v") => (heads.kv_heads.len(), heads.n_heads / heads.groups.size),
+            (None, "gate" | "up" | "down") => (layer.columns.len(), layer.width),
+            (None, "router") => all,
+            // Small, or made of others at load.
+            _ => none,
+        }
+    }
+
+    /// The rank's part of the layer that a module is of, and of which branch it is.
+    fn layer<'m>(&self, module: &'m str) -> Option<(&LayerShare, &'m str)> {
+        let mut path = module.split('.');
+        let layers = if path.next()? == "decoder" { &self.decoder } else { &self.encoder };
+        let idx: usize = path.next().filter(|of| *of == "layers").and(path.next())?.parse().ok()?;
+        Some((layers.get(idx)?, path.next()?))
     }
 
     /// Most rows of the head's matrix on any rank.
@@ -188,6 +230,7 @@ fn layer_share(layer: &Layer, unit: usize, share: Share) -> LayerShare {
         own: HeadShare::of(&layer.self_attention, share),
         cross: layer.cross_attention.as_ref().map(|spec| HeadShare::of(spec, share)),
         columns: share.part(layer.feed_forward.width as usize, unit),
+        width: layer.feed_forward.width as usize,
     }
 }
 

@@ -1,9 +1,9 @@
 //! The engine: what it says of itself, and how many ranks a model is shared out to.
 
 use drivetrain_engine::{
-    Engine, EngineError, EngineInfo, LoadRequest, LoadedModel, MERGES_ADAPTERS,
+    Engine, EngineError, EngineInfo, LoadPlan, LoadRequest, LoadedModel, MERGES_ADAPTERS,
 };
-use drivetrain_fused::{LoadOptions, Settings, load};
+use drivetrain_fused::{LoadOptions, Settings, load, plan};
 
 use crate::options::{DeepSpeedOptions, Degree, memory_nodes};
 
@@ -26,6 +26,10 @@ impl Engine for DeepSpeed {
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {
         load(request, &settings(request)?)
+    }
+
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<LoadPlan, EngineError> {
+        plan(request, &settings(request)?)
     }
 }
 

@@ -270,6 +270,7 @@ impl<'a> Loader<'a, '_> {
         let name = join(branch, &format!("{part}.weight"));
         let cut = Cut::Rows(heads.q_columns());
         let values = self.part_of(&name, &cut)?;
+        self.release(&[&name])?;
         let n_table = table.len() / self.dim;
         let pack = |values: &[f32], n_in| {
             Matrix::pack(self.cpu, &[Source::F32(values)], n_in, Precision::F32).map_err(compute)

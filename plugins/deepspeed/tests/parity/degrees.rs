@@ -1,6 +1,7 @@
 //! The degrees at which the suite runs.
 //!
-//! This process runs it at degree 2, and itself again at others: one build for all of them.
+//! This process runs it at degree 2, and itself again at others: one build for all of them. With
+//! `DRIVETRAIN_TEST_ALL` set, at more of them.
 
 use std::process::Command;
 
@@ -21,12 +22,10 @@ fn run_at(degree: u32) {
     assert!(done.status.success(), "degree {degree}:\n{text}");
 }
 
+/// One after the other: each keeps all cores busy.
 #[test]
-fn three() {
-    run_at(3);
-}
-
-#[test]
-fn five() {
-    run_at(5);
+fn others() {
+    let more = std::env::var_os("DRIVETRAIN_TEST_ALL").is_some();
+    let degrees: &[u32] = if more { &[1, 3, 4, 5, 7] } else { &[3, 5] };
+    degrees.iter().for_each(|degree| run_at(*degree));
 }

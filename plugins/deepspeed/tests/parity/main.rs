@@ -33,3 +33,4 @@ mod support;
 mod variants;
 
 mod degrees;
+mod own;
