@@ -77,15 +77,38 @@ enum Values<'a> {
     F16(&'a [f16]),
     Bf16(&'a [bf16]),
     Own(Vec<f32>),
+    OwnF16(Vec<f16>),
+    OwnBf16(Vec<bf16>),
 }
 
-impl Values<'_> {
+impl<'a> Values<'a> {
+    /// These columns of rows of `n_columns`; themselves, if those are all.
+    fn cut(self, n_columns: usize, columns: &Range<usize>) -> Values<'a> {
+        fn of<T: Copy>(all: &[T], n_columns: usize, columns: &Range<usize>) -> Vec<T> {
+            let rows = all.chunks_exact(n_columns);
+            let mut own = Vec::with_capacity(rows.len() * columns.len());
+            rows.for_each(|row| own.extend_from_slice(&row[columns.clone()]));
+            own
+        }
+        if columns.len() == n_columns {
+            return self;
+        }
+        match self {
+            Self::F32(all) => Self::Own(of(all, n_columns, columns)),
+            Self::F16(all) => Self::OwnF16(of(all, n_columns, columns)),
+            Self::Bf16(all) => Self::OwnBf16(of(all, n_columns, columns)),
+            own => own,
+        }
+    }
+
     fn source(&self) -> Source<'_> {
         match self {
             Self::F32(values) => Source::F32(values),
             Self::F16(values) => Source::F16(values),
             Self::Bf16(values) => Source::Bf16(values),
             Self::Own(values) => Source::F32(values),
+            Self::OwnF16(values) => Source::F16(values),
+            Self::OwnBf16(values) => Source::Bf16(values),
         }
     }
 }
@@ -170,14 +193,13 @@ impl<'a> Loader<'a, '_> {
         Ok(values)
     }
 
-    /// The values of a matrix where they lie, if kernels can read them there.
+    /// The values of a matrix where they lie, if kernels can read them there, or as they lie.
     fn in_place(&self, name: &str, cut: &Cut) -> Loaded<Values<'a>> {
         let tensor = self.get(name)?;
         let source = tensor.source();
         let (rows, columns) = cut.of(tensor.shape());
         let n_columns = tensor.shape().get(1).copied().unwrap_or(1);
-        let has_rows = is_as_stored(self.weights, name, tensor) && columns.len() == n_columns;
-        if has_rows && source.is_contiguous() {
+        if is_as_stored(self.weights, name, tensor) && source.is_contiguous() {
             let elements = rows.start * n_columns..rows.end * n_columns;
             let dtype = source.dtype();
             let bytes = elements.start * dtype.size()..elements.end * dtype.size();
@@ -190,7 +212,7 @@ impl<'a> Loader<'a, '_> {
             };
             if let Some(found) = found.filter(|_| cfg!(target_endian = "little")) {
                 self.count(tensor, cut)?;
-                return Ok(found);
+                return Ok(found.cut(n_columns, &columns));
             }
         }
         self.part_of(name, cut).map(Values::Own)
