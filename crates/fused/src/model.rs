@@ -7,13 +7,12 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use drivetrain_engine::{
-    AdapterId, Batch, EngineError, ErrorKind, ModelKind, Outputs, SeqId, Services, TokenModel,
-    TokenModelInfo,
+    AdapterId, Batch, EngineError, ModelKind, Outputs, SeqId, Services, TokenModel, TokenModelInfo,
 };
 use drivetrain_execution::{
     Call, Held, ModelFiles, Planned, Runs, Tables, available_bytes, model_error, plan_into,
 };
-use drivetrain_kernels::{Cpu, Isa, Member, Team};
+use drivetrain_kernels::{Cpu, Isa, KernelError, Member, Team};
 use drivetrain_transformer::{Adapter, AdapterFiles};
 use self_cell::self_cell;
 
@@ -217,30 +216,43 @@ fn run(
         return weights.run(rank, pass, Some(out));
     };
     let out = Mutex::new(out);
-    team.each(ranks, |idx, rank| {
-        let mut out = (idx == 0).then(|| out.lock().unwrap_or_else(PoisonError::into_inner));
-        let out = out.as_mut().map(|out| &mut ***out);
-        let done = catch_unwind(AssertUnwindSafe(|| weights[idx].run(rank, pass, out)));
-        // Who failed meets the others no more.
-        if !matches!(done, Ok(Ok(())))
-            && let Some(collective) = &rank.arena.collective
-        {
-            collective.abandon();
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        team.each(ranks, |idx, rank| {
+            let mut out = (idx == 0).then(|| out.lock().unwrap_or_else(PoisonError::into_inner));
+            let out = out.as_mut().map(|out| &mut ***out);
+            let done = catch_unwind(AssertUnwindSafe(|| weights[idx].run(rank, pass, out)));
+            // Who failed meets the others no more.
+            if !matches!(done, Ok(Ok(())))
+                && let Some(collective) = &rank.arena.collective
+            {
+                collective.abandon();
+            }
+            match done {
+                Ok(done) => rank.failure = done.err(),
+                Err(panic) => resume_unwind(panic),
+            }
+        });
+    }));
+    let failed = settle(ranks);
+    match ran {
+        Ok(()) => failed,
+        Err(panic) => {
+            join(ranks);
+            resume_unwind(panic)
         }
-        match done {
-            Ok(done) => rank.failure = done.err(),
-            Err(panic) => resume_unwind(panic),
-        }
-    });
-    settle(ranks)
+    }
 }
 
 /// The first reason for which ranks failed, if they did; they can then meet again.
 fn settle(ranks: &mut [RankState]) -> Result<(), EngineError> {
+    if ranks.iter().all(|rank| rank.failure.is_none()) {
+        return Ok(());
+    }
+    // What follows from another rank's failure says less.
+    let echo = KernelError::Abandoned.to_string();
+    let is_echo = |error: &EngineError| error.causes().contains(&echo);
     let mut reason: Option<EngineError> = None;
     for failure in ranks.iter_mut().filter_map(|rank| rank.failure.take()) {
-        // What follows from another rank's failure says less.
-        let is_echo = |error: &EngineError| error.kind() == ErrorKind::Internal;
         if reason.as_ref().is_none_or(|known| is_echo(known) && !is_echo(&failure)) {
             reason = Some(failure);
         }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use drivetrain_engine::{
-    Engine, EngineError, ErrorKind, HostServices, LoadRequest, LoadedModel, LogLevel, MetricKind,
-    ModelKind, Options, Services, Wanted,
+    AdapterId, Batch, Engine, EngineError, ErrorKind, HostServices, LoadRequest, LoadedModel,
+    LogLevel, MetricKind, ModelKind, Options, Outputs, Segment, Services, Wanted,
 };
 
 use crate::ENGINE;
@@ -275,6 +275,32 @@ fn degrees_that_cannot_be_are_refused() {
     let mut most = load_at(&fixture("llama_gqa"), ("dtype", "fp32"), 16, 1);
     let expect = rows(&mut load_at(&fixture("llama_gqa"), ("dtype", "fp32"), 1, 1), &tokens(9, 1));
     assert_close("16 ranks", &rows(&mut most, &tokens(9, 1)), &expect, 1e-4);
+}
+
+/// There is no room for what one rank is to write while the others wait for it.
+#[test]
+fn ranks_go_on_after_one_has_failed() {
+    let mut model = load_at(&fixture("llama_gqa"), ("dtype", "fp32"), own(), 2);
+    let prompt = tokens(12, 7);
+    let expect = rows(&mut model, &prompt);
+    for _ in 0..3 {
+        let segment = Segment {
+            sequence: model.name(),
+            first_token: 0,
+            n_tokens: prompt.len() as u32,
+            position: 0,
+            wanted: Wanted::AllLogits,
+            adapter: AdapterId::NONE,
+        };
+        let (segments, info) = ([segment], model.info);
+        let batch = Batch::new(&segments, &prompt, &[]).unwrap();
+        let (n_logits, dim) = (info.n_logits as usize, info.dim as usize);
+        let mut out = Outputs::new(&mut [], n_logits, &mut [], dim);
+        let error = model.inner.forward(&batch, &mut out).unwrap_err();
+        assert!(!error.causes().iter().any(|cause| cause.contains("another rank")), "{error:?}");
+        assert_eq!(model.inner.n_sequences(), 0);
+        assert!(rows(&mut model, &prompt) == expect);
+    }
 }
 
 #[test]
