@@ -9,7 +9,7 @@
 //! A row's result depends on its own sequence, the weights, the instruction set and the number of ranks,
 //! not on the batch, on how a prompt is cut, or on the number of threads.
 //!
-//! With several ranks ([`Settings::degree`]) each has a share of every layer ([`share`]) on threads of its
+//! With several ranks ([`Settings::degree`]) each has a share of every layer (`share`) on threads of its
 //! own. All have the same hidden states; where a branch ends they add up what each computed of it
 //! ([`Collective`]). With one there is nothing to add up, and nothing of this is there.
 #![forbid(unsafe_code)]
