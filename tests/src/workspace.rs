@@ -40,6 +40,7 @@ pub fn binary() -> PathBuf {
 /// If they were not built.
 pub fn plugins() -> PathBuf {
     library("drivetrain-accelerate");
+    library("drivetrain-deepspeed");
     library("drivetrain-fastertransformer");
     library("drivetrain-python");
     library("drivetrain-example");

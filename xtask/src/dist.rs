@@ -10,6 +10,7 @@ use crate::process;
 /// The engines that ship, by package.
 const PLUGINS: &[&str] = &[
     "drivetrain-accelerate",
+    "drivetrain-deepspeed",
     "drivetrain-fastertransformer",
     "drivetrain-python",
     "drivetrain-example",

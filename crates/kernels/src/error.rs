@@ -67,6 +67,9 @@ pub enum KernelError {
         /// The one in use.
         isa: &'static str,
     },
+    /// A rank that others exchange results with has given up.
+    #[error("another rank has failed")]
+    Abandoned,
 }
 
 /// Compares a length with what it should be.

@@ -13,6 +13,7 @@
 //! | positions | [`Rotary::apply`] |
 //! | embeddings | [`Gather::apply`] |
 //! | softmax of rows | [`softmax`] |
+//! | what tensor-parallel ranks exchange | [`Team`], [`Member`] |
 //!
 //! ```
 //! use std::num::NonZeroUsize;
@@ -40,7 +41,8 @@
 //! Slices are checked before anything is computed; a wrong size is a [`KernelError`] that names it.
 
 pub use attention::{
-    Attention, Heads, KvCache, KvPrecision, KvShape, Mask, PositionBias, Segment, TOKENS_PER_BLOCK,
+    Attention, HeadGroups, Heads, KvCache, KvPrecision, KvShape, Mask, PositionBias, Segment,
+    TOKENS_PER_BLOCK,
 };
 pub use blocks::{BlockFormat, BlockMatrix};
 pub use embedding::{Gather, Onto};
@@ -50,6 +52,7 @@ pub use matmul::{Activation, Epilogue, Matrix, Precision, Residual, Source};
 pub use memory::{Floats, Scratch};
 pub use norm::{Norm, NormHeads, NormKind, NormRows};
 pub use pool::{Cpu, Pool, part};
+pub use ranks::{Member, Team};
 pub use rotary::{Rotary, RotaryPairs, RotaryRows};
 pub use softmax::softmax;
 
@@ -65,6 +68,7 @@ pub mod peak;
 mod pool;
 #[cfg(test)]
 mod random;
+mod ranks;
 mod rotary;
 mod softmax;
 mod vector;

@@ -1,5 +1,6 @@
 //! One canonical tensor: which checkpoint tensor holds it, and how it lies in there.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use drivetrain_artifacts::{ArtifactError, DType, RowOrder, Tensor};
@@ -148,6 +149,58 @@ impl<'a> CanonicalTensor<'a> {
         Ok(())
     }
 
+    /// Writes the part of the canonical tensor that lies in these rows and columns to `out`, row-major.
+    /// Nothing else of the file is read, save the rest of a block at either end of a row. A vector is one
+    /// column.
+    ///
+    /// # Errors
+    /// [`TransformerError::BufferSize`] if `out` has another length or the part is not inside the tensor.
+    pub fn read_part_f32(
+        &self,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), TransformerError> {
+        let (n_rows, width) = (self.rows.n(), columns.len());
+        let row_len = self.n_elements() / n_rows.max(1);
+        let (found, expected) = (out.len(), rows.len() * width);
+        if rows.end > n_rows || columns.end > row_len || found != expected {
+            return Err(TransformerError::BufferSize { name: self.name(), found, expected });
+        }
+        if expected == 0 {
+            return Ok(());
+        }
+        if self.transposed && self.source.row_order() == RowOrder::Transposed {
+            for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
+                let at = self.stored_row(row) * row_len + columns.start;
+                self.source.read_stored_f32(at, out)?;
+            }
+            return Ok(());
+        }
+        let elements = Elements::of(self.source)?;
+        if !self.transposed || row_len == 1 {
+            for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
+                elements.read(self.stored_row(row) * row_len + columns.start, out);
+            }
+            return Ok(());
+        }
+        let (mut row, mut rest) = (rows.start, out);
+        while row < rows.end {
+            // Rows of one block lie side by side.
+            let n = (self.rows.block - row % self.rows.block).min(rows.end - row);
+            let (part, after) = rest.split_at_mut(n * width);
+            self.read_turned(&elements, (self.stored_row(row), n), columns.clone(), part);
+            (row, rest) = (row + n, after);
+        }
+        Ok(())
+    }
+
+    /// Where a row lies among those of the checkpoint's tensor.
+    fn stored_row(&self, row: usize) -> usize {
+        let Rows { start, block, stride, .. } = self.rows;
+        start + row / block * stride + row % block
+    }
+
     /// Whether [`Self::fetch_rows_f32`] reads the rows alone: they lie in the file as they are wanted.
     /// Else it reads the whole tensor of the checkpoint.
     pub fn lies_in_rows(&self) -> bool {
@@ -258,18 +311,29 @@ impl<'a> CanonicalTensor<'a> {
         row_len: usize,
         out: &mut [f32],
     ) {
+        self.read_turned(elements, (start, self.rows.block), 0..row_len, out);
+    }
+
+    /// `n` rows that lie as columns from `start` on, and of them what lies in the file's rows `columns`.
+    fn read_turned(
+        &self,
+        elements: &Elements<'_>,
+        (start, n): (usize, usize),
+        columns: Range<usize>,
+        out: &mut [f32],
+    ) {
         // Sixteen source rows at a time become sixteen neighbouring columns of `out`.
         const TILE: usize = 16;
-        let width = self.rows.block;
-        let mut tile = vec![0.0f32; TILE * width];
-        for first in (0..row_len).step_by(TILE) {
-            let n = TILE.min(row_len - first);
-            for (idx, row) in tile.chunks_exact_mut(width).take(n).enumerate() {
-                elements.read((first + idx) * self.rows.total + start, row);
+        let width = columns.len();
+        let mut tile = vec![0.0f32; TILE * n];
+        for first in (0..width).step_by(TILE) {
+            let n_columns = TILE.min(width - first);
+            for (idx, row) in tile.chunks_exact_mut(n).take(n_columns).enumerate() {
+                elements.read((columns.start + first + idx) * self.rows.total + start, row);
             }
-            for (col, out_row) in out.chunks_exact_mut(row_len).enumerate() {
-                for (idx, value) in out_row[first..first + n].iter_mut().enumerate() {
-                    *value = tile[idx * width + col];
+            for (col, out_row) in out.chunks_exact_mut(width).enumerate() {
+                for (idx, value) in out_row[first..first + n_columns].iter_mut().enumerate() {
+                    *value = tile[idx * n + col];
                 }
             }
         }

@@ -1,137 +1,6 @@
-//! The options of a model that this engine reads.
+//! The options of a model that ask for what this engine does not do.
 
-use std::num::NonZeroU32;
-
-use drivetrain_engine::{EngineError, LogLevel, Options, Services};
-use drivetrain_kernels::{BlockFormat, KvPrecision, Precision};
-
-/// Sequences alive at once unless the options say otherwise.
-const MAX_SEQUENCES: u32 = 32;
-/// A sequence is cheap while it is short, so the bound only keeps the number sane.
-const MOST_SEQUENCES: u32 = 1 << 16;
-
-/// How weights are held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WeightForm {
-    /// As the checkpoint holds them; what the kernels don't know, as f32.
-    AsStored,
-    /// All in one form.
-    Packed(Precision),
-    /// In blocks that are made at load.
-    Encoded(BlockFormat),
-}
-
-/// The options, parsed.
-#[derive(Debug)]
-pub(crate) struct LoadOptions {
-    /// How matrices are held.
-    pub(crate) weights: WeightForm,
-    /// How keys and values are held.
-    pub(crate) kv: KvPrecision,
-    /// Most sequences alive at once.
-    pub(crate) max_sequences: u32,
-    /// Highest rank of an adapter.
-    pub(crate) max_lora_rank: Option<NonZeroU32>,
-}
-
-impl LoadOptions {
-    /// Reads `options`; other keys are the host's or a task's.
-    pub(crate) fn parse(options: &Options<'_>, services: &Services) -> Result<Self, EngineError> {
-        let dtype = dtype(options)?;
-        let weights = quantize(options)?.unwrap_or(dtype);
-        warn_of_the_unknown(options, services);
-        check_device(options)?;
-        if let Some(value) = options.get("deterministic") {
-            let _: Option<bool> = match value.trim().to_ascii_lowercase().as_str() {
-                "" => None,
-                _ => options.parse("deterministic", "true or false")?,
-            };
-        }
-        let max_sequences = options
-            .parse::<NonZeroU32>("max_rolling_batch_size", "a whole number above 0")?
-            .map_or(MAX_SEQUENCES, NonZeroU32::get)
-            .min(MOST_SEQUENCES);
-        let max_lora_rank = options.parse("max_lora_rank", "a whole number above 0")?;
-        Ok(Self { weights, kv: kv_precision(options)?, max_sequences, max_lora_rank })
-    }
-}
-
-/// `option.key=value: what`.
-fn unsupported(key: &str, value: &str, what: &str) -> EngineError {
-    EngineError::unsupported(format!("option.{key}={value}: {what}"))
-}
-
-fn lower(value: &str) -> String {
-    value.trim().to_ascii_lowercase()
-}
-
-fn dtype(options: &Options<'_>) -> Result<WeightForm, EngineError> {
-    let Some(dtype) = options.get("dtype") else { return Ok(WeightForm::AsStored) };
-    Ok(match lower(dtype).as_str() {
-        "" | "auto" => WeightForm::AsStored,
-        "fp32" | "float32" | "f32" => WeightForm::Packed(Precision::F32),
-        "fp16" | "float16" | "f16" | "half" => WeightForm::Packed(Precision::F16),
-        "bf16" | "bfloat16" => WeightForm::Packed(Precision::Bf16),
-        "int8" => WeightForm::Packed(Precision::Int8),
-        _ => {
-            let known = "the fastertransformer engine knows auto, fp32, fp16, bf16 and int8";
-            return Err(unsupported("dtype", dtype, known));
-        }
-    })
-}
-
-/// The form that `quantize` asks for, if it does.
-fn quantize(options: &Options<'_>) -> Result<Option<WeightForm>, EngineError> {
-    let of_flag = |key: &str| -> Result<bool, EngineError> {
-        Ok(options.parse::<bool>(key, "true or false")?.unwrap_or(false))
-    };
-    let int8 = WeightForm::Packed(Precision::Int8);
-    let q4 = WeightForm::Encoded(BlockFormat::Q4One);
-    let Some(quantize) = options.get("quantize") else {
-        if of_flag("load_in_4bit")? {
-            return Ok(Some(q4));
-        }
-        return Ok(of_flag("load_in_8bit")?.then_some(int8));
-    };
-    Ok(Some(match lower(quantize).replace('_', "-").as_str() {
-        "" | "none" => return Ok(None),
-        "int8" | "dynamic-int8" | "bitsandbytes8" => int8,
-        "int8-weight-only" => WeightForm::Packed(Precision::Int8Weights),
-        "q8" | "q8-0" => WeightForm::Encoded(BlockFormat::Q8Zero),
-        "q4" | "q4-1" | "bitsandbytes4" => q4,
-        _ => {
-            let known = "the fastertransformer engine knows int8, int8-weight-only, q8 and q4; for \
-                         other forms, serve a GGUF file";
-            return Err(unsupported("quantize", quantize, known));
-        }
-    }))
-}
-
-fn kv_precision(options: &Options<'_>) -> Result<KvPrecision, EngineError> {
-    let Some(dtype) = options.get("kv_cache_dtype") else { return Ok(KvPrecision::F32) };
-    Ok(match lower(dtype).as_str() {
-        "" | "auto" | "fp32" | "float32" | "f32" => KvPrecision::F32,
-        "fp16" | "float16" | "f16" | "half" => KvPrecision::F16,
-        "bf16" | "bfloat16" => KvPrecision::Bf16,
-        "int8" => KvPrecision::Int8,
-        _ => {
-            let known =
-                "the fastertransformer engine holds keys and values in fp32, fp16, bf16 or int8";
-            return Err(unsupported("kv_cache_dtype", dtype, known));
-        }
-    })
-}
-
-/// This engine computes on the CPU.
-fn check_device(options: &Options<'_>) -> Result<(), EngineError> {
-    match options.get("device_map") {
-        Some(map) if !matches!(lower(map).as_str(), "" | "auto" | "cpu") => {
-            let what = "the fastertransformer engine computes on the CPU; it takes auto and cpu";
-            Err(unsupported("device_map", map, what))
-        }
-        _ => Ok(()),
-    }
-}
+use drivetrain_engine::{LogLevel, Options, Services};
 
 /// What other engines would do otherwise, with the values that ask for nothing.
 const NOT_HERE: &[(&str, &[&str])] = &[
@@ -142,61 +11,15 @@ const NOT_HERE: &[(&str, &[&str])] = &[
 ];
 
 /// Says which options ask for what this engine does not do: the model answers as without them.
-fn warn_of_the_unknown(options: &Options<'_>, services: &Services) {
+pub(crate) fn warn_of_the_unknown(options: &Options<'_>, services: &Services) {
     for (key, neutral) in NOT_HERE {
         let Some(value) = options.get(key) else { continue };
-        if !neutral.contains(&lower(value).as_str()) {
+        if !neutral.contains(&value.trim().to_ascii_lowercase().as_str()) {
             let message = format!(
                 "option.{key}={value} has no effect: the fastertransformer engine computes in one \
                  process on the CPU"
             );
             services.log(LogLevel::Warn, &message);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(pairs: &[(&str, &str)]) -> Result<LoadOptions, EngineError> {
-        LoadOptions::parse(&Options::new(pairs), &Services::silent())
-    }
-
-    #[test]
-    fn defaults_and_known_values_pass() {
-        let defaults = parse(&[]).unwrap();
-        assert_eq!(defaults.max_sequences, MAX_SEQUENCES);
-        assert_eq!((defaults.weights, defaults.kv), (WeightForm::AsStored, KvPrecision::F32));
-        let options = [("dtype", "BF16"), ("kv_cache_dtype", "fp16"), ("deterministic", "true")];
-        let parsed = parse(&options).unwrap();
-        assert_eq!(parsed.weights, WeightForm::Packed(Precision::Bf16));
-        assert_eq!(parsed.kv, KvPrecision::F16);
-        let parsed = parse(&[("dtype", "fp16"), ("quantize", "int8")]).unwrap();
-        assert_eq!(parsed.weights, WeightForm::Packed(Precision::Int8));
-        let parsed = parse(&[("load_in_8bit", "true")]).unwrap();
-        assert_eq!(parsed.weights, WeightForm::Packed(Precision::Int8));
-        let quantize = |value| parse(&[("quantize", value)]).unwrap().weights;
-        assert_eq!(quantize("int8_weight_only"), WeightForm::Packed(Precision::Int8Weights));
-        assert_eq!(quantize("Q8"), WeightForm::Encoded(BlockFormat::Q8Zero));
-        let parsed = parse(&[("load_in_4bit", "true")]).unwrap();
-        assert_eq!((quantize("q4"), quantize("none")), (parsed.weights, WeightForm::AsStored));
-    }
-
-    #[test]
-    fn errors_name_the_option() {
-        for (key, value) in [
-            ("dtype", "fp8"),
-            ("quantize", "awq"),
-            ("load_in_4bit", "perhaps"),
-            ("load_in_8bit", "perhaps"),
-            ("kv_cache_dtype", "fp8"),
-            ("device_map", "cuda:0"),
-            ("deterministic", "sometimes"),
-            ("max_rolling_batch_size", "0"),
-        ] {
-            let error = parse(&[(key, value)]).unwrap_err();
-            assert!(error.message().starts_with(&format!("option.{key}={value}: ")), "{error}");
         }
     }
 }

@@ -115,6 +115,36 @@ fn the_example_engine_serves_its_model() {
     assert!(text.as_deref().is_some_and(|text| text.starts_with("the ")), "{text:?}");
 }
 
+/// A model as an article's container has it, shared out to two ranks: the answer is that of one.
+#[test]
+fn deepspeed_shares_a_model_out() {
+    let answer = |properties: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let model = copy_model("gpt2", &dir.path().join("model"));
+        write(&model, "serving.properties", properties);
+        let server = drivetrain_tests::Server::start(&model).unwrap();
+        let body = r#"{"inputs": "The server", "parameters": {"max_new_tokens": 8}}"#;
+        let reply = server.post("/invocations", "application/json", body).unwrap();
+        assert_eq!(reply.status, 200, "{}", text_of(&reply.body));
+        text_of(&reply.body)
+    };
+    let shared = answer("engine=DeepSpeed\noption.tensor_parallel_degree=2\n");
+    assert_eq!(shared, answer("option.engine=fastertransformer\n"));
+    let model = fixture("gpt2");
+    let model = model.to_str().unwrap();
+    let plugins = drivetrain_tests::plugins();
+    let degree = ["--option", "tensor_parallel_degree=2", "--engine", "deepspeed"];
+    let arguments =
+        [&["plan", model, "--plugins", plugins.to_str().unwrap()], &degree[..]].concat();
+    let output = drivetrain(&arguments);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("rank 1"), "{}", text(&output));
+}
+
+fn text_of(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).into_owned()
+}
+
 #[test]
 fn both_engines_conform() {
     let example = library("drivetrain-example");

@@ -36,7 +36,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("python", &["engine"]),
     ("execution", &["engine", "artifacts", "transformer"]),
     ("accelerate", &["engine", "execution", "transformer", "device-map", "kernels"]),
-    ("fastertransformer", &["engine", "execution", "artifacts", "transformer", "kernels"]),
+    ("fused", &["engine", "execution", "artifacts", "transformer", "kernels"]),
+    ("fastertransformer", &["engine", "fused"]),
+    ("deepspeed", &["engine", "fused"]),
 ];
 
 /// Packages that may use anything, and that nothing uses.

@@ -93,6 +93,24 @@ pub struct Attention<'a> {
     pub bias: PositionBias<'a>,
 }
 
+/// Which heads of queries read which of keys: query head `h` reads key head `(h + first) / size`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadGroups {
+    /// Heads of queries for one of keys, in whole groups.
+    pub size: usize,
+    /// Heads of the first group that are not here: a share of a model's heads may begin and end inside
+    /// a group.
+    pub first: usize,
+}
+
+impl HeadGroups {
+    /// Heads of queries, of `n_heads`, that read `kv_head`.
+    fn heads(self, kv_head: usize, n_heads: usize) -> std::ops::Range<usize> {
+        let at = |group: usize| (group * self.size).saturating_sub(self.first).min(n_heads);
+        at(kv_head)..at(kv_head + 1)
+    }
+}
+
 /// Heads inside rows that hold other things, too: head `h` of row `r` begins at
 /// `r * stride + first_column + h * head_dim`.
 #[derive(Clone, Copy, Debug)]
@@ -142,15 +160,37 @@ impl Attention<'_> {
         queries: Heads<'_>,
         output: &mut [f32],
     ) -> Result<(), KernelError> {
+        let n_kv_heads = cache.shape().n_kv_heads;
+        if !self.n_heads.is_multiple_of(n_kv_heads) {
+            let wanted = "a multiple of the cache's heads";
+            return Err(KernelError::Value { what: "n_heads", found: self.n_heads, wanted });
+        }
+        let groups = HeadGroups { size: self.n_heads / n_kv_heads, first: 0 };
+        self.apply_groups(cpu, (cache, groups), segments, queries, output)
+    }
+
+    /// The same with heads of queries that are not whole groups.
+    ///
+    /// # Errors
+    /// As [`Self::apply`], or the groups are not those of the cache's heads.
+    pub fn apply_groups(
+        &self,
+        cpu: Cpu<'_>,
+        (cache, groups): (&KvCache, HeadGroups),
+        segments: &[Segment<'_>],
+        queries: Heads<'_>,
+        output: &mut [f32],
+    ) -> Result<(), KernelError> {
         let shape = cache.shape();
-        self.check(shape, segments, queries, output.len())?;
+        self.check((shape, groups), segments, queries, output.len())?;
         segments.iter().try_for_each(|segment| segment.check(shape, queries.n_rows()))?;
-        let group = self.n_heads / shape.n_kv_heads;
+        // Of a group that is not whole, some units are empty.
+        let most = groups.size.min(self.n_heads);
         let units =
-            |segment: &Segment<'_>| shape.n_kv_heads * (segment.n_rows * group).div_ceil(ROWS);
+            |segment: &Segment<'_>| shape.n_kv_heads * (segment.n_rows * most).div_ceil(ROWS);
         let n_units = segments.iter().map(units).sum::<usize>();
         let output = Parts::new(output);
-        let job = rows::Job { attention: self, cache, queries, output, group };
+        let job = rows::Job { attention: self, cache, queries, output };
         // Units differ in length, so each thread takes the next; who takes one changes nothing.
         let next = AtomicUsize::new(0);
         let work = || {
@@ -166,8 +206,11 @@ impl Attention<'_> {
                 let unit = unit_idx - first;
                 let kv_head = unit % shape.n_kv_heads;
                 let start = unit / shape.n_kv_heads * ROWS;
-                let rows = start..(start + ROWS).min(segment.n_rows * group);
-                cpu.isa.run(rows::Unit { job: &job, segment, kv_head, rows });
+                let heads = groups.heads(kv_head, self.n_heads);
+                let rows = start..(start + ROWS).min(segment.n_rows * heads.len());
+                if !rows.is_empty() {
+                    cpu.isa.run(rows::Unit { job: &job, segment, kv_head, heads, rows });
+                }
             }
         };
         if n_units > 1 {
@@ -180,13 +223,15 @@ impl Attention<'_> {
 
     fn check(
         &self,
-        shape: KvShape,
+        (shape, groups): (KvShape, HeadGroups),
         segments: &[Segment<'_>],
         queries: Heads<'_>,
         n_output: usize,
     ) -> Result<(), KernelError> {
-        if self.n_heads == 0 || !self.n_heads.is_multiple_of(shape.n_kv_heads) {
-            let wanted = "a multiple of the cache's heads";
+        let HeadGroups { size, first } = groups;
+        let n_groups = (self.n_heads + first).div_ceil(size.max(1));
+        if self.n_heads == 0 || first >= size || n_groups != shape.n_kv_heads {
+            let wanted = "as many groups as the cache has heads";
             return Err(KernelError::Value { what: "n_heads", found: self.n_heads, wanted });
         }
         let width = self.n_heads * shape.head_dim;

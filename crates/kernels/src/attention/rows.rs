@@ -19,16 +19,16 @@ pub(super) struct Job<'a> {
     pub(super) cache: &'a KvCache,
     pub(super) queries: Heads<'a>,
     pub(super) output: Parts<'a, f32>,
-    /// Heads of queries for one of keys.
-    pub(super) group: usize,
 }
 
-/// Rows `rows` of a segment and a head of keys: row `i` is the segment's token `i / group` and the
-/// `i % group`th of the heads that share the keys.
+/// Rows `rows` of a segment and a head of keys: row `i` is the segment's token `i / n` and the `i % n`th
+/// of the `n` heads that share the keys.
 pub(super) struct Unit<'a> {
     pub(super) job: &'a Job<'a>,
     pub(super) segment: &'a Segment<'a>,
     pub(super) kv_head: usize,
+    /// Those that share the keys.
+    pub(super) heads: Range<usize>,
     pub(super) rows: Range<usize>,
 }
 
@@ -93,8 +93,9 @@ impl Unit<'_> {
     /// The row of the batch, its head, and its position.
     #[inline(always)]
     fn place(&self, row: usize) -> (usize, usize, usize) {
-        let token = row / self.job.group;
-        let head = self.kv_head * self.job.group + row % self.job.group;
+        let group = self.heads.end - self.heads.start;
+        let token = row / group;
+        let head = self.heads.start + row % group;
         (self.segment.first_row + token, head, self.segment.first_position + token)
     }
 

@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use half::{bf16, f16};
 
 use super::reference::{self, Sequence};
-use super::{Attention, Heads, KvCache, KvPrecision, KvShape, Mask, PositionBias, Segment};
+use super::{
+    Attention, HeadGroups, Heads, KvCache, KvPrecision, KvShape, Mask, PositionBias, Segment,
+};
 use crate::isa::Isa;
 use crate::matmul::reference::bytes;
 use crate::pool::{Cpu, Pool};
@@ -240,4 +242,33 @@ fn copied_blocks_are_equal_and_bad_ones_refused() {
     let refused = attention.apply(cpu, &cache, &segments, moved.queries(), &mut output);
     let message = refused.unwrap_err().to_string();
     assert_eq!(message, "a block is 31, and should be a block of the cache");
+}
+
+#[test]
+fn a_share_of_the_heads_may_cut_groups() {
+    let mut random = Random::new(12);
+    let (head_dim, n_heads) = (24, 6);
+    let batch = Batch::new(&mut random, n_heads, 2, head_dim);
+    let pool = Pool::new(NonZeroUsize::new(2).unwrap()).unwrap();
+    let cpu = Cpu { isa: Isa::choose(None).unwrap(), pool: &pool };
+    let cache = batch.cache(cpu, KvPrecision::F32);
+    let whole = attend(cpu, &batch, &plain(n_heads, Mask::Causal), &cache);
+    let queries = batch.queries();
+    for (first, end) in [(0, 4), (1, 5), (2, 6), (2, 4)] {
+        let own = end - first;
+        let first_column = queries.first_column + first * head_dim;
+        let share = Heads { first_column, ..queries };
+        let mut output = vec![f32::NAN; queries.n_rows() * own * head_dim];
+        let groups = HeadGroups { size: 3, first };
+        let attention = plain(own, Mask::Causal);
+        let segments = batch.segments();
+        attention.apply_groups(cpu, (&cache, groups), &segments, share, &mut output).unwrap();
+        let rows = whole.chunks_exact(n_heads * head_dim);
+        let expect: Vec<f32> =
+            rows.flat_map(|row| &row[first * head_dim..end * head_dim]).copied().collect();
+        assert!(output == expect, "heads {first}..{end}");
+        let wrong = HeadGroups { size: 6, first: 0 };
+        let wrong = attention.apply_groups(cpu, (&cache, wrong), &segments, share, &mut output);
+        assert!(wrong.is_err());
+    }
 }

@@ -209,6 +209,19 @@ impl<'a> BlockMatrix<'a> {
         Ok(Self { format, bytes: Cow::Borrowed(bytes), n_out, n_in })
     }
 
+    /// Takes `bytes` as rows of `n_in` elements.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of_bytes(
+        format: BlockFormat,
+        bytes: Vec<u8>,
+        n_in: usize,
+    ) -> Result<BlockMatrix<'static>, KernelError> {
+        let n_out = BlockMatrix::new(format, &bytes, n_in)?.n_out;
+        Ok(BlockMatrix { format, bytes: Cow::Owned(bytes), n_out, n_in })
+    }
+
     /// Makes blocks of `sources`, one below the other: `[n_out, n_in]`, where `n_out` is the sum of
     /// theirs.
     ///

@@ -84,7 +84,9 @@ pub enum Source<'a> {
 }
 
 impl Source<'_> {
-    pub(crate) fn len(self) -> usize {
+    /// Elements there are.
+    #[expect(clippy::len_without_is_empty, reason = "a matrix has elements")]
+    pub fn len(self) -> usize {
         match self {
             Self::F32(all) => all.len(),
             Self::F16(all) => all.len(),

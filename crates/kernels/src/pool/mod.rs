@@ -47,6 +47,8 @@ struct Shared {
     /// What a worker panicked with.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     ends: AtomicBool,
+    /// Whether its threads may run other pools while they work.
+    leads: bool,
 }
 
 // SAFETY: `work` and `caller` are written only between runs, by the thread that holds the pool's lock,
@@ -80,6 +82,15 @@ impl Pool {
     /// # Errors
     /// The system gives no more threads.
     pub fn new(n_threads: NonZeroUsize) -> std::io::Result<Self> {
+        Self::start_threads(n_threads, false)
+    }
+
+    /// As [`Self::new`], of threads that may run other pools inside a run.
+    pub(crate) fn of_leaders(n_threads: NonZeroUsize) -> std::io::Result<Self> {
+        Self::start_threads(n_threads, true)
+    }
+
+    fn start_threads(n_threads: NonZeroUsize, leads: bool) -> std::io::Result<Self> {
         let n_workers = n_threads.get() - 1;
         let shared = Arc::new(Shared {
             barrier: Barrier::new(n_workers),
@@ -87,12 +98,14 @@ impl Pool {
             caller: UnsafeCell::new(None),
             panic: Mutex::new(None),
             ends: AtomicBool::new(false),
+            leads,
         });
         let mut pool =
             Self { shared, workers: Vec::with_capacity(n_workers), lock: Mutex::new(()) };
         for worker_idx in 0..n_workers {
             let shared = Arc::clone(&pool.shared);
-            let name = format!("kernels-{}", worker_idx + 1);
+            let role = if leads { "rank" } else { "kernels" };
+            let name = format!("{role}-{}", worker_idx + 1);
             let worker =
                 thread::Builder::new().name(name).spawn(move || serve(&shared, worker_idx))?;
             pool.workers.push(worker);
@@ -124,7 +137,7 @@ impl Pool {
             *self.shared.caller.get() = Some(thread::current());
         }
         self.start();
-        INSIDE.set(true);
+        INSIDE.set(!self.shared.leads);
         let own = catch_unwind(AssertUnwindSafe(|| work(0, n_threads)));
         INSIDE.set(false);
         self.shared.barrier.wait_for_workers();
@@ -179,7 +192,7 @@ unsafe fn call<F: Fn(usize, usize) + Sync>(
 
 /// What a worker does until the pool ends.
 fn serve(shared: &Shared, worker_idx: usize) {
-    INSIDE.set(true);
+    INSIDE.set(!shared.leads);
     let n_threads = shared.barrier.n_workers() + 1;
     let mut seen = 0;
     loop {

@@ -197,6 +197,48 @@ fn rows_of_groups_are_gathered() {
 }
 
 #[test]
+fn parts_are_what_lies_in_their_rows_and_columns() {
+    let (n_out, n_in) = (12, 37);
+    let layouts = [Rows::all(n_out), Rows::run(5, n_out, 20)];
+    let grouped = Rows { start: 1, block: 4, stride: 6, n_blocks: 3, total: 18 };
+    for (rows, transposed) in
+        layouts.into_iter().chain([grouped]).flat_map(|rows| [(rows, false), (rows, true)])
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shape = vec![rows.total, n_in];
+        if transposed {
+            shape.reverse();
+        }
+        write_safetensors(&dir.path().join("model.safetensors"), &[("t".to_owned(), shape, 0.0)]);
+        let dir = ModelDir::open(dir.path(), &UnpackOptions::default()).unwrap();
+        let weights = Weights::open(&dir).unwrap();
+        let spec = TensorSpec {
+            module: "m".into(),
+            parameter: crate::Parameter::Weight,
+            shape: vec![n_out, n_in],
+            presence: Presence::Required,
+            keys: Vec::new(),
+            norm: false,
+        };
+        let source = weights.get("t").unwrap();
+        let tensor = CanonicalTensor { spec, source, transposed, rows };
+        let whole = tensor.to_f32_vec().unwrap();
+        for (own, columns) in [(0..12, 0..37), (3..9, 0..37), (0..12, 5..36), (2..3, 20..21)] {
+            let expect: Vec<f32> = whole[own.start * n_in..own.end * n_in]
+                .chunks_exact(n_in)
+                .flat_map(|row| &row[columns.clone()])
+                .copied()
+                .collect();
+            let mut found = vec![0.0; expect.len()];
+            tensor.read_part_f32(own.clone(), columns.clone(), &mut found).unwrap();
+            assert_eq!(found, expect, "{rows:?} {transposed} {own:?} {columns:?}");
+        }
+        assert!(tensor.read_part_f32(0..13, 0..1, &mut [0.0; 13]).is_err());
+        assert!(tensor.read_part_f32(0..1, 0..2, &mut [0.0; 3]).is_err());
+    }
+}
+
+#[test]
 fn modules_add_up() {
     with_weights(&gpt2_tensors(), |weights| {
         let weights = weights.unwrap();

@@ -7,18 +7,19 @@ use drivetrain_transformer::{Architecture, Attention, Stack};
 
 use crate::step::{compute, recycle};
 
-/// What the sequences of a model hold.
+/// What the sequences of a model hold: the same blocks on each rank.
 #[derive(Debug)]
 pub(crate) struct Caches {
     pub(crate) tables: BlockTables,
     pub(crate) cross_tables: BlockTables,
-    pub(crate) stores: Stores,
+    /// Blocks of an encoder's keys, in order.
+    in_order: Vec<u32>,
     /// Blocks that a batch copies first.
     copied: Vec<Copied>,
     spare: [Vec<Segment<'static>>; 2],
 }
 
-/// The blocks of each layer.
+/// The blocks of each layer, with the heads of one rank.
 #[derive(Debug)]
 pub(crate) struct Stores {
     /// The decoder's own keys, a cache a layer.
@@ -27,8 +28,6 @@ pub(crate) struct Stores {
     pub(crate) cross: Vec<KvCache>,
     /// An encoder's keys, for as long as a layer runs: one of each shape.
     pub(crate) passing: Vec<KvCache>,
-    /// Blocks of `passing`, in order.
-    pub(crate) in_order: Vec<u32>,
 }
 
 /// The shapes of a stack's self-attentions, and which of them each layer has.
@@ -46,58 +45,80 @@ pub(crate) fn shapes(stack: &Stack) -> (Vec<(u32, u32)>, Vec<usize>) {
     (shapes, of_layers)
 }
 
+impl Stores {
+    /// For the heads of `architecture`, which are those of one rank.
+    pub(crate) fn new(
+        architecture: &Architecture,
+        caches: &Caches,
+        precision: KvPrecision,
+    ) -> Result<Self, EngineError> {
+        let cache = |n_blocks: usize, (n_kv_heads, head_dim): (u32, u32), precision| {
+            // A rank without heads has the smallest blocks there are, so that their numbers hold.
+            let head_dim = if n_kv_heads == 0 { 1 } else { head_dim as usize };
+            let shape = KvShape { n_blocks, n_kv_heads: n_kv_heads.max(1) as usize, head_dim };
+            KvCache::new(shape, precision).map_err(compute)
+        };
+        let of = |n_blocks: usize, attention: &Attention| {
+            cache(n_blocks, (attention.n_kv_heads, attention.head_dim), precision)
+        };
+        let layers = architecture.decoder.iter().flat_map(|stack| &stack.layers);
+        let n_blocks = caches.tables.n_blocks();
+        let own = layers.clone().map(|layer| of(n_blocks, &layer.self_attention));
+        let crosses = layers.filter_map(|layer| layer.cross_attention.as_ref());
+        let n_blocks = caches.cross_tables.n_blocks();
+        let cross = crosses.map(|attention| of(n_blocks, attention));
+        let passing = architecture.encoder.iter().flat_map(|stack| shapes(stack).0);
+        let passing = passing.map(|shape| cache(caches.in_order.len(), shape, KvPrecision::F32));
+        Ok(Self {
+            own: own.collect::<Result<_, _>>()?,
+            cross: cross.collect::<Result<_, _>>()?,
+            passing: passing.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Copies blocks of the decoder's own keys.
+    pub(crate) fn copy(&mut self, blocks: &[Copied]) {
+        for block in blocks {
+            for cache in &mut self.own {
+                cache.copy_block(block.from, block.to);
+            }
+        }
+    }
+}
+
+/// What a pass looks up in the caches: the lists of both, the blocks of an encoder's keys, and lists to be
+/// filled.
+pub(crate) type Lists<'c> =
+    (&'c BlockTables, &'c BlockTables, &'c [u32], &'c mut [Vec<Segment<'static>>; 2]);
+
 impl Caches {
     pub(crate) fn new(
         architecture: &Architecture,
         info: &TokenModelInfo,
         capacity: Capacity,
-        precision: KvPrecision,
-    ) -> Result<Self, EngineError> {
+    ) -> Self {
         let n_sequences = capacity.sequences;
         // An encoder alone keeps nothing, whatever its capacity.
         let of_decoder = |tokens: u64| if architecture.decoder.is_some() { tokens } else { 0 };
         let tables = |tokens: u64, longest: u32| {
             BlockTables::new(TOKENS_PER_BLOCK, of_decoder(tokens), n_sequences, longest as usize)
         };
-        let cross_tables = tables(capacity.cross_tokens, info.max_encoder_positions);
-        let tables = tables(capacity.tokens, info.max_positions);
-        let cache = |n_blocks: usize, n_kv_heads: u32, head_dim: u32, precision| {
-            let shape =
-                KvShape { n_blocks, n_kv_heads: n_kv_heads as usize, head_dim: head_dim as usize };
-            KvCache::new(shape, precision).map_err(compute)
-        };
-        let of = |n_blocks: usize, attention: &Attention| {
-            cache(n_blocks, attention.n_kv_heads, attention.head_dim, precision)
-        };
-        let layers = architecture.decoder.iter().flat_map(|stack| &stack.layers);
-        let own = layers.clone().map(|layer| of(tables.n_blocks(), &layer.self_attention));
-        let crosses = layers.filter_map(|layer| layer.cross_attention.as_ref());
-        let cross = crosses.map(|attention| of(cross_tables.n_blocks(), attention));
         // Each segment of a batch may leave a block unfilled.
-        let max_rows = info.max_batch_tokens as usize;
-        let n_passing = if architecture.encoder.is_some() { max_rows } else { 0 };
-        let passing = architecture.encoder.iter().flat_map(|stack| shapes(stack).0);
-        let passing =
-            passing.map(|(n_kv_heads, dim)| cache(n_passing, n_kv_heads, dim, KvPrecision::F32));
-        let stores = Stores {
-            own: own.collect::<Result<_, _>>()?,
-            cross: cross.collect::<Result<_, _>>()?,
-            passing: passing.collect::<Result<_, _>>()?,
-            in_order: (0..n_passing as u32).collect(),
-        };
-        let spare = [Vec::new(), Vec::new()];
-        Ok(Self { tables, cross_tables, stores, copied: Vec::new(), spare })
+        let n_passing = if architecture.encoder.is_some() { info.max_batch_tokens } else { 0 };
+        Self {
+            tables: tables(capacity.tokens, info.max_positions),
+            cross_tables: tables(capacity.cross_tokens, info.max_encoder_positions),
+            in_order: (0..n_passing).collect(),
+            copied: Vec::new(),
+            spare: [Vec::new(), Vec::new()],
+        }
     }
 
-    /// Makes room for `planned` tokens of the decoder, and copies the blocks that they write into.
-    pub(crate) fn reserve(&mut self, planned: &[Planned]) -> Result<(), EngineError> {
+    /// Makes room for `planned` tokens of the decoder; returns the blocks that are to be copied since they
+    /// are written into.
+    pub(crate) fn reserve(&mut self, planned: &[Planned]) -> Result<&[Copied], EngineError> {
         self.tables.reserve(planned, &mut self.copied)?;
-        for block in &self.copied {
-            for cache in &mut self.stores.own {
-                cache.copy_block(block.from, block.to);
-            }
-        }
-        Ok(())
+        Ok(&self.copied)
     }
 
     /// Makes room for `planned` encoder tokens.
@@ -126,10 +147,8 @@ impl Caches {
     }
 
     /// The parts of it that a pass uses at once.
-    pub(crate) fn split(
-        &mut self,
-    ) -> (&BlockTables, &BlockTables, &mut Stores, &mut [Vec<Segment<'static>>; 2]) {
-        (&self.tables, &self.cross_tables, &mut self.stores, &mut self.spare)
+    pub(crate) fn split(&mut self) -> Lists<'_> {
+        (&self.tables, &self.cross_tables, &self.in_order, &mut self.spare)
     }
 }
 

@@ -44,10 +44,11 @@ impl<'a> StackWeights<'a> {
     ) -> Result<(), EngineError> {
         self.embedding.forward(batch, step, planned, arena)?;
         self.fill_angles(planned, &mut arena.attention.angles);
-        let mut is_finite = true;
+        // All ranks have the same hidden states; one of them looks.
+        let mut is_finite = arena.leads();
         for (idx, layer) in self.layers.iter().enumerate() {
             let (own, cross) = (&mut *caches.own, caches.cross);
-            let Some(own) = own.get_mut(layer.self_attention.cache_idx) else {
+            let Some(own) = own.get_mut(layer.cache_idx) else {
                 return Err(EngineError::internal("a layer without a cache"));
             };
             let layer_caches = LayerCaches { own, cross: cross.get(idx) };

@@ -6,6 +6,7 @@ use drivetrain_kernels::{Floats, Scratch};
 use drivetrain_transformer::{Architecture, FeedForwardForm, Rotary, Stack};
 
 use crate::adapters::AdapterRows;
+use crate::collective::Collective;
 use crate::distances::DistanceRows;
 use crate::linear::Workspace;
 
@@ -66,6 +67,20 @@ pub(crate) struct Arena {
     /// What the head reads.
     pub(crate) head: Floats,
     pub(crate) workspace: Workspace,
+    /// What the rank exchanges with others, if the model is shared.
+    pub(crate) collective: Option<Box<dyn Collective>>,
+    /// Most elements of what it exchanges.
+    pub(crate) shared: usize,
+}
+
+/// Memory that kernels ask for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Needs {
+    pub(crate) scratch_bytes: usize,
+    /// Columns of the widest rows that are made wider for a product.
+    pub(crate) padded: usize,
+    /// Most columns of the head that a rank computes.
+    pub(crate) head: usize,
 }
 
 /// The most columns of anything.
@@ -115,12 +130,12 @@ impl Widths {
 }
 
 impl Arena {
-    /// Memory for batches of `n_rows`, and for kernels that ask for `scratch_bytes`.
+    /// Memory for batches of `n_rows`, and what kernels need.
     pub(crate) fn new(
         architecture: &Architecture,
         rotaries: usize,
         n_rows: usize,
-        scratch_bytes: usize,
+        needs: Needs,
     ) -> Self {
         let widths = Widths::of(architecture);
         let dim = (architecture.dim as usize).max(architecture.output_dim() as usize);
@@ -159,10 +174,19 @@ impl Arena {
             tokens: Vec::with_capacity(n_rows),
             head: rows(dim),
             workspace: Workspace {
-                scratch: Scratch::with_capacity(scratch_bytes),
+                scratch: Scratch::with_capacity(needs.scratch_bytes),
                 adapters: AdapterRows::default(),
+                padded: rows(needs.padded),
+                runs: Runs::default(),
             },
+            collective: None,
+            shared: (n_rows * dim).max(needs.head),
         }
+    }
+
+    /// Whether this is the rank that speaks for all.
+    pub(crate) fn leads(&self) -> bool {
+        self.collective.as_ref().is_none_or(|collective| collective.rank() == 0)
     }
 }
 

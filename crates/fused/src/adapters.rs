@@ -7,6 +7,7 @@ use drivetrain_execution::Runs;
 use drivetrain_kernels::{Cpu, Epilogue, Floats, KernelError, Matrix, Precision, Scratch, Source};
 use drivetrain_transformer::LowRank;
 
+use crate::linear::Part;
 use crate::step::compute;
 
 /// What adapters add to a matrix, or to a table.
@@ -38,19 +39,25 @@ pub(crate) struct AdapterRows {
 }
 
 impl Addition {
+    /// Of `low_rank`, the share that fits `part` of the matrix.
     pub(crate) fn new(
         cpu: Cpu<'_>,
         first_column: usize,
-        part: &LowRank,
+        low_rank: &LowRank,
+        part: &Part,
     ) -> Result<Self, EngineError> {
         let pack = |values: &[f32], n_in| {
             Matrix::pack(cpu, &[Source::F32(values)], n_in, Precision::F32).map_err(compute)
         };
+        let (rank, n_in) = (low_rank.rank(), low_rank.n_in());
+        let up = &low_rank.up()[part.rows.start * rank..part.rows.end * rank];
+        let rows = low_rank.down().chunks_exact(n_in);
+        let down: Vec<f32> = rows.flat_map(|row| &row[part.columns.clone()]).copied().collect();
         Ok(Self {
             first_column,
-            down: pack(part.down(), part.n_in())?,
-            up: pack(part.up(), part.rank())?,
-            rows: part.up().to_vec(),
+            down: pack(&down, part.columns.len())?,
+            up: pack(up, rank)?,
+            rows: up.to_vec(),
         })
     }
 

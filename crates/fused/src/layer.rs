@@ -1,10 +1,11 @@
 //! One layer of a stack: its branches, and the norms and sums around them.
 
-use drivetrain_kernels::{Cpu, KernelError, KvCache, Residual};
+use drivetrain_kernels::{Cpu, KernelError, KvCache, Onto as Sum, Residual};
 use drivetrain_transformer as transformer;
 
 use crate::arena::Arena;
 use crate::attention::{CrossAttention, SelfAttention};
+use crate::collective::{Borrowed, Collective};
 use crate::feed_forward::{FeedForwardLayer, InnerRows};
 use crate::linear::{After, Linear, Workspace};
 use crate::norm::NormLayer;
@@ -21,9 +22,15 @@ pub(crate) struct BranchNorms {
 /// A layer.
 #[derive(Debug)]
 pub(crate) struct LayerWeights<'a> {
-    pub(crate) self_attention: SelfAttention<'a>,
+    /// Columns of the hidden states.
+    pub(crate) dim: usize,
+    /// Which of the stack's caches has its keys.
+    pub(crate) cache_idx: usize,
+    /// None on a rank without heads.
+    pub(crate) self_attention: Option<SelfAttention<'a>>,
     pub(crate) self_attention_norms: BranchNorms,
-    pub(crate) cross_attention: Option<(CrossAttention<'a>, BranchNorms)>,
+    /// The same for the encoder's output, where the layer looks at it.
+    pub(crate) cross_attention: Option<(Option<CrossAttention<'a>>, BranchNorms)>,
     pub(crate) feed_forward: FeedForwardLayer<'a>,
     pub(crate) feed_forward_norms: BranchNorms,
     pub(crate) residual: transformer::Residual,
@@ -51,6 +58,15 @@ struct Rows<'a> {
     normed: &'a mut [f32],
 }
 
+/// A branch's last matrix with what it reads; none on a rank that has no part of it.
+type Last<'l, 'a> = Option<(&'l Linear<'a>, &'l [f32])>;
+
+/// What a product works in, and what its rank exchanges with others.
+struct Means<'m> {
+    workspace: &'m mut Workspace,
+    collective: Borrowed<'m>,
+}
+
 impl BranchNorms {
     /// Fills `rows.normed` with the branch's input; false where that is `rows.x` itself.
     fn before(&self, cpu: Cpu<'_>, rows: &mut Rows<'_>) -> Result<bool, KernelError> {
@@ -64,12 +80,22 @@ impl BranchNorms {
     fn close(
         &self,
         (step, onto): (&Step<'_>, Onto),
-        last: &Linear<'_>,
-        input: &[f32],
+        last: Last<'_, '_>,
         rows: &mut Rows<'_>,
-        workspace: &mut Workspace,
+        means: Means<'_>,
     ) -> Result<(), KernelError> {
-        let with = (step.cpu, step.runs);
+        let (with, workspace) = ((step.cpu, step.runs), means.workspace);
+        if let Some(collective) = means.collective {
+            let partial = collective.partial(rows.x.len())?;
+            match last {
+                Some((last, input)) => {
+                    last.forward(with, input, partial, After::NOTHING, workspace)?;
+                }
+                None => partial.fill(0.0),
+            }
+            return self.close_partial((step, onto), rows, collective);
+        }
+        let Some((last, input)) = last else { return Ok(()) };
         if self.branch_out.is_some() {
             last.forward(with, input, rows.y, After::NOTHING, workspace)?;
             return self.close_computed(step, rows);
@@ -95,6 +121,28 @@ impl BranchNorms {
             Some(norm) => norm.add_to(step.cpu, rows.y, rows.x)?,
             None => rows.x.iter_mut().zip(&*rows.y).for_each(|(x, y)| *x += y),
         }
+        self.finish(step, rows)
+    }
+
+    /// The same for a branch of whose output each rank has computed a part.
+    fn close_partial(
+        &self,
+        (step, onto): (&Step<'_>, Onto),
+        rows: &mut Rows<'_>,
+        collective: &mut dyn Collective,
+    ) -> Result<(), KernelError> {
+        if self.branch_out.is_some() {
+            collective.sum(step.cpu, rows.y, Sum::Nothing)?;
+            return self.close_computed(step, rows);
+        }
+        if onto == Onto::Normed {
+            rows.x.copy_from_slice(rows.normed);
+        }
+        collective.sum(step.cpu, rows.x, Sum::Output)?;
+        self.finish(step, rows)
+    }
+
+    fn finish(&self, step: &Step<'_>, rows: &mut Rows<'_>) -> Result<(), KernelError> {
         if let Some(norm) = &self.after {
             rows.y.copy_from_slice(rows.x);
             norm.apply(step.cpu, rows.y, rows.x)?;
@@ -106,20 +154,25 @@ impl BranchNorms {
 impl<'a> LayerWeights<'a> {
     /// Its matrices.
     pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear<'a>> {
-        let own = self.self_attention.projections.linears().iter();
-        let cross = self.cross_attention.iter();
-        let cross = cross.flat_map(|(c, _)| [&c.q, &c.kv[0], &c.kv[1], &c.out]);
-        own.chain([&self.self_attention.out]).chain(cross).chain(self.feed_forward.linears())
+        let own = self
+            .self_attention
+            .iter()
+            .flat_map(|attention| attention.projections.linears().iter().chain([&attention.out]));
+        let cross = self.cross_attention.iter().filter_map(|(cross, _)| cross.as_ref());
+        let cross = cross.flat_map(|c| [&c.q, &c.kv[0], &c.kv[1], &c.out]);
+        own.chain(cross).chain(self.feed_forward.linears())
     }
 
     /// Its matrices, to be changed.
     pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear<'a>> {
-        let SelfAttention { projections, out, .. } = &mut self.self_attention;
-        let cross = self.cross_attention.iter_mut().flat_map(|(cross, _)| {
+        let own = self.self_attention.iter_mut().flat_map(|attention| {
+            attention.projections.linears_mut().iter_mut().chain([&mut attention.out])
+        });
+        let cross = self.cross_attention.iter_mut().filter_map(|(cross, _)| cross.as_mut());
+        let cross = cross.flat_map(|cross| {
             let [keys, values] = &mut cross.kv;
             [&mut cross.q, keys, values, &mut cross.out]
         });
-        let own = projections.linears_mut().iter_mut().chain([out]);
         own.chain(cross).chain(self.feed_forward.linears_mut())
     }
 
@@ -137,7 +190,7 @@ impl<'a> LayerWeights<'a> {
                 if let (Some((attention, norms)), Some(cache)) =
                     (&self.cross_attention, caches.cross)
                 {
-                    cross(step, arena, (attention, norms), cache)?;
+                    cross(step, arena, (attention.as_ref(), norms), (self.dim, cache))?;
                 }
                 self.feed(step, arena, Onto::Hidden)
             }
@@ -156,20 +209,25 @@ impl<'a> LayerWeights<'a> {
         cache: &mut KvCache,
         onto: Onto,
     ) -> Result<(), KernelError> {
-        let (attention, norms) = (&self.self_attention, &self.self_attention_norms);
-        let Arena { x, y, normed, attention: own, workspace, .. } = arena;
-        let mut rows = rows(step, attention.out.width(), (x, y, normed));
+        let norms = &self.self_attention_norms;
+        let Arena { x, y, normed, attention: own, workspace, collective, .. } = arena;
+        let mut rows = rows(step, self.dim, (x, y, normed));
         let input = if norms.before(step.cpu, &mut rows)? { &*rows.normed } else { &*rows.x };
-        attention.forward(step, input, own, cache, workspace)?;
-        let attended = &own.attended[..step.n_rows * attention.out.n_in()];
-        norms.close((step, onto), &attention.out, attended, &mut rows, workspace)
+        if let Some(attention) = &self.self_attention {
+            attention.forward(step, input, own, cache, workspace)?;
+        }
+        let last = self
+            .self_attention
+            .as_ref()
+            .map(|attention| (&attention.out, &own.attended[..step.n_rows * attention.out.n_in()]));
+        let means = Means { workspace, collective: collective.as_deref_mut() };
+        norms.close((step, onto), last, &mut rows, means)
     }
 
     fn feed(&self, step: &Step<'_>, arena: &mut Arena, onto: Onto) -> Result<(), KernelError> {
         let norms = &self.feed_forward_norms;
-        let dim = self.self_attention.out.width();
-        let Arena { x, y, normed, inner, beside, experts: own, workspace, .. } = arena;
-        let mut rows = rows(step, dim, (x, y, normed));
+        let Arena { x, y, normed, inner, beside, experts: own, workspace, collective, .. } = arena;
+        let mut rows = rows(step, self.dim, (x, y, normed));
         let has_norm = norms.before(step.cpu, &mut rows)?;
         let mut between = InnerRows { inner, beside };
         let input = if has_norm { &*rows.normed } else { &*rows.x };
@@ -177,9 +235,15 @@ impl<'a> LayerWeights<'a> {
             FeedForwardLayer::Dense(network) => {
                 network.forward(step, input, &mut between, workspace)?;
                 let inner = &between.inner[..step.n_rows * network.width()];
-                norms.close((step, onto), &network.down, inner, &mut rows, workspace)
+                let means = Means { workspace, collective: collective.as_deref_mut() };
+                norms.close((step, onto), Some((&network.down, inner)), &mut rows, means)
             }
             FeedForwardLayer::Experts(experts) => {
+                if let Some(collective) = collective.as_deref_mut() {
+                    let partial = collective.partial(input.len())?;
+                    experts.forward(step, (input, partial), (own, &mut between), workspace)?;
+                    return norms.close_partial((step, onto), &mut rows, collective);
+                }
                 experts.forward(step, (input, rows.y), (own, &mut between), workspace)?;
                 if onto == Onto::Normed {
                     rows.x.copy_from_slice(rows.normed);
@@ -189,7 +253,7 @@ impl<'a> LayerWeights<'a> {
         }
     }
 
-    /// `x + attention(normed x) + feed_forward(normed x)`.
+    /// `x + attention(normed x) + feed_forward(normed x)`: ranks add up both at once.
     fn parallel(
         &self,
         step: &Step<'_>,
@@ -197,35 +261,68 @@ impl<'a> LayerWeights<'a> {
         cache: &mut KvCache,
         shared_norm: bool,
     ) -> Result<(), KernelError> {
-        let attention = &self.self_attention;
-        let Arena { x, y, normed, attention: own, inner, beside, experts, workspace, .. } = arena;
-        let mut rows = rows(step, attention.out.width(), (x, y, normed));
+        let Arena {
+            x,
+            y,
+            normed,
+            attention: own,
+            inner,
+            beside,
+            experts,
+            workspace,
+            collective,
+            ..
+        } = arena;
+        let mut rows = rows(step, self.dim, (x, y, normed));
         if !self.self_attention_norms.before(step.cpu, &mut rows)? {
             rows.normed.copy_from_slice(rows.x);
         }
-        attention.forward(step, rows.normed, own, cache, workspace)?;
+        if let Some(attention) = &self.self_attention {
+            attention.forward(step, rows.normed, own, cache, workspace)?;
+        }
         if !shared_norm && !self.feed_forward_norms.before(step.cpu, &mut rows)? {
             rows.normed.copy_from_slice(rows.x);
         }
         let with = (step.cpu, step.runs);
-        let after = After { residual: Residual::Output, ..After::NOTHING };
         let mut between = InnerRows { inner, beside };
+        let normed = &*rows.normed;
         match &self.feed_forward {
             FeedForwardLayer::Dense(network) => {
-                network.forward(step, rows.normed, &mut between, workspace)?;
-                let attended = &own.attended[..step.n_rows * attention.out.n_in()];
-                attention.out.forward(with, attended, rows.x, after, workspace)?;
-                let inner = &between.inner[..step.n_rows * network.width()];
-                network.down.forward(with, inner, rows.x, after, workspace)
+                network.forward(step, normed, &mut between, workspace)?;
             }
             FeedForwardLayer::Experts(network) => {
-                let io = (&*rows.normed, &mut *rows.y);
+                let io = (normed, &mut *rows.y);
                 network.forward(step, io, (experts, &mut between), workspace)?;
-                let attended = &own.attended[..step.n_rows * attention.out.n_in()];
-                attention.out.forward(with, attended, rows.x, after, workspace)?;
-                rows.x.iter_mut().zip(&*rows.y).for_each(|(x, y)| *x += y);
-                Ok(())
             }
+        }
+        // On one of several ranks it is a part of what is added to the hidden states.
+        let mut collective = collective.as_deref_mut();
+        let (sum, mut residual) = match &mut collective {
+            Some(collective) => (collective.partial(rows.x.len())?, Residual::None),
+            None => (&mut *rows.x, Residual::Output),
+        };
+        if let Some(attention) = &self.self_attention {
+            let attended = &own.attended[..step.n_rows * attention.out.n_in()];
+            let after = After { residual, ..After::NOTHING };
+            attention.out.forward(with, attended, sum, after, workspace)?;
+            residual = Residual::Output;
+        }
+        match &self.feed_forward {
+            FeedForwardLayer::Dense(network) => {
+                let inner = &between.inner[..step.n_rows * network.width()];
+                let after = After { residual, ..After::NOTHING };
+                network.down.forward(with, inner, sum, after, workspace)?;
+            }
+            FeedForwardLayer::Experts(_) => {
+                if matches!(residual, Residual::None) {
+                    sum.fill(0.0);
+                }
+                sum.iter_mut().zip(&*rows.y).for_each(|(x, y)| *x += y);
+            }
+        }
+        match collective {
+            Some(collective) => collective.sum(step.cpu, rows.x, Sum::Output),
+            None => Ok(()),
         }
     }
 }
@@ -233,15 +330,19 @@ impl<'a> LayerWeights<'a> {
 fn cross(
     step: &Step<'_>,
     arena: &mut Arena,
-    (attention, norms): (&CrossAttention<'_>, &BranchNorms),
-    cache: &KvCache,
+    (attention, norms): (Option<&CrossAttention<'_>>, &BranchNorms),
+    (dim, cache): (usize, &KvCache),
 ) -> Result<(), KernelError> {
-    let Arena { x, y, normed, attention: own, workspace, .. } = arena;
-    let mut rows = rows(step, attention.out.width(), (x, y, normed));
+    let Arena { x, y, normed, attention: own, workspace, collective, .. } = arena;
+    let mut rows = rows(step, dim, (x, y, normed));
     let input = if norms.before(step.cpu, &mut rows)? { &*rows.normed } else { &*rows.x };
-    attention.forward(step, input, own, cache, workspace)?;
-    let attended = &own.attended[..step.n_rows * attention.out.n_in()];
-    norms.close((step, Onto::Hidden), &attention.out, attended, &mut rows, workspace)
+    if let Some(attention) = attention {
+        attention.forward(step, input, own, cache, workspace)?;
+    }
+    let last = attention
+        .map(|attention| (&attention.out, &own.attended[..step.n_rows * attention.out.n_in()]));
+    let means = Means { workspace, collective: collective.as_deref_mut() };
+    norms.close((step, Onto::Hidden), last, &mut rows, means)
 }
 
 /// The batch's rows of `dim` columns.

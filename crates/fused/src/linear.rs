@@ -1,9 +1,11 @@
 //! A matrix with its bias, and what adapters add to its product.
 
+use std::ops::Range;
+
 use drivetrain_engine::EngineError;
 use drivetrain_execution::Runs;
 use drivetrain_kernels::{
-    Activation, BlockMatrix, Cpu, Epilogue, KernelError, Matrix, Residual, Scratch,
+    Activation, BlockMatrix, Cpu, Epilogue, Floats, KernelError, Matrix, Residual, Scratch,
 };
 use drivetrain_transformer as transformer;
 use drivetrain_transformer::Adapter;
@@ -49,10 +51,31 @@ pub(crate) struct Linear<'a> {
     weights: Weights<'a>,
     /// `[n_out]`, or `[2 * n_out]` with a gate.
     bias: Option<Vec<f32>>,
-    /// The canonical modules whose outputs follow one another in a row, with their widths.
-    parts: Vec<(String, usize)>,
+    /// The canonical modules whose outputs follow one another in a row.
+    parts: Vec<Part>,
+    /// Where its weights have columns beside those that it reads.
+    pad: Option<Pad>,
     /// What adapters add.
     additions: Additions,
+}
+
+/// A canonical module, or the share of it that a rank has.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) module: String,
+    /// Rows of the whole that are here.
+    pub(crate) rows: Range<usize>,
+    /// Its columns that are here.
+    pub(crate) columns: Range<usize>,
+}
+
+/// Columns of weights that are another rank's: what they are multiplied with is 0.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pad {
+    /// Those ahead of the own ones.
+    pub(crate) before: usize,
+    /// The own ones.
+    pub(crate) own: usize,
 }
 
 /// What follows a product.
@@ -78,15 +101,20 @@ impl After<'_> {
 pub(crate) struct Workspace {
     pub(crate) scratch: Scratch,
     pub(crate) adapters: AdapterRows,
+    /// Rows with columns beside those that were computed.
+    pub(crate) padded: Floats,
+    /// Adapters of a piece of a batch.
+    pub(crate) runs: Runs,
 }
 
 impl<'a> Linear<'a> {
     pub(crate) fn new(
         weights: Weights<'a>,
         bias: Option<Vec<f32>>,
-        parts: Vec<(String, usize)>,
+        parts: Vec<Part>,
+        pad: Option<Pad>,
     ) -> Self {
-        Self { weights, bias, parts, additions: Additions::default() }
+        Self { weights, bias, parts, pad, additions: Additions::default() }
     }
 
     /// Multiplies the bias.
@@ -96,12 +124,17 @@ impl<'a> Linear<'a> {
 
     /// Columns of what it reads.
     pub(crate) fn n_in(&self) -> usize {
-        self.weights.n_in()
+        self.pad.map_or(self.weights.n_in(), |pad| pad.own)
+    }
+
+    /// Columns of its weights, if they are more than those of what it reads.
+    pub(crate) fn padded(&self) -> usize {
+        self.pad.map_or(0, |_| self.weights.n_in())
     }
 
     /// Columns of its products, a gate's among them.
     pub(crate) fn width(&self) -> usize {
-        self.parts.iter().map(|(_, width)| width).sum()
+        self.parts.iter().map(|part| part.rows.len()).sum()
     }
 
     /// Bytes that the weights occupy.
@@ -123,7 +156,7 @@ impl<'a> Linear<'a> {
         after: After<'_>,
         workspace: &mut Workspace,
     ) -> Result<(), KernelError> {
-        let Workspace { scratch, adapters } = workspace;
+        let Workspace { scratch, adapters, padded, .. } = workspace;
         let mut epilogue = Epilogue {
             bias: self.bias.as_deref(),
             activation: after.activation,
@@ -136,6 +169,10 @@ impl<'a> Linear<'a> {
             self.additions.compute(cpu, (x, n_in), width, runs, (adapters, scratch))?;
             epilogue.addition = Some(&adapters.sum[..x.len() / n_in * width]);
         }
+        let x = match self.pad {
+            None => x,
+            Some(pad) => pad.apply(x, self.weights.n_in(), padded),
+        };
         match &self.weights {
             Weights::Packed(matrix) => matrix.multiply(cpu.pool, x, y, &epilogue, scratch),
             Weights::Blocks(matrix) => matrix.multiply(cpu, x, y, &epilogue, scratch),
@@ -150,11 +187,11 @@ impl<'a> Linear<'a> {
     ) -> Result<Vec<Addition>, EngineError> {
         let mut first_column = 0;
         let mut additions = Vec::new();
-        for (module, width) in &self.parts {
-            if let Some(part) = adapter.get(module) {
-                additions.push(Addition::new(cpu, first_column, part)?);
+        for part in &self.parts {
+            if let Some(low_rank) = adapter.get(&part.module) {
+                additions.push(Addition::new(cpu, first_column, low_rank, part)?);
             }
-            first_column += width;
+            first_column += part.rows.len();
         }
         Ok(additions)
     }
@@ -165,7 +202,20 @@ impl<'a> Linear<'a> {
 
     /// The canonical modules that it is made of.
     pub(crate) fn modules(&self) -> impl Iterator<Item = &str> {
-        self.parts.iter().map(|(module, _)| module.as_str())
+        self.parts.iter().map(|part| part.module.as_str())
+    }
+}
+
+impl Pad {
+    /// Rows `x` `[n_rows, own]` with zeros beside them, `[n_rows, n_in]`.
+    fn apply<'p>(self, x: &[f32], n_in: usize, padded: &'p mut [f32]) -> &'p [f32] {
+        let padded = &mut padded[..x.len() / self.own * n_in];
+        for (to, from) in padded.chunks_exact_mut(n_in).zip(x.chunks_exact(self.own)) {
+            to[..self.before].fill(0.0);
+            to[self.before..self.before + self.own].copy_from_slice(from);
+            to[self.before + self.own..].fill(0.0);
+        }
+        padded
     }
 }
 

@@ -1,7 +1,8 @@
 //! Attention to the own sequence and to the encoder's output.
 
 use drivetrain_kernels::{
-    Attention, Heads, KernelError, KvCache, Mask, PositionBias, Rotary, RotaryPairs, RotaryRows,
+    Attention, HeadGroups, Heads, KernelError, KvCache, Mask, PositionBias, Rotary, RotaryPairs,
+    RotaryRows, Segment,
 };
 use drivetrain_transformer as transformer;
 use drivetrain_transformer::AttentionPositions;
@@ -10,6 +11,7 @@ use crate::arena::{Angles, AttentionRows};
 use crate::distances::Distances;
 use crate::linear::{After, Linear, Workspace};
 use crate::norm::NormLayer;
+use crate::share::HeadShare;
 use crate::step::Step;
 
 /// What positions add to scores.
@@ -30,24 +32,28 @@ enum Bias {
 /// How an attention scores its keys.
 #[derive(Debug)]
 pub(crate) struct Scoring {
+    /// With the rank's own heads alone.
     pub(crate) spec: transformer::Attention,
+    groups: HeadGroups,
     bias: Bias,
     /// Embedded distances that contents are scored with.
     pub(crate) distances: Option<Distances>,
 }
 
 impl Scoring {
-    /// `buckets` is the table of [`AttentionPositions::RelativeBuckets`], `[n_buckets, n_heads]`.
+    /// `buckets` is the table of [`AttentionPositions::RelativeBuckets`], `[n_buckets, n_heads]`, with the
+    /// heads of all ranks.
     pub(crate) fn new(
-        spec: &transformer::Attention,
+        share: &HeadShare,
         buckets: Option<&[f32]>,
         distances: Option<Distances>,
         max_positions: u32,
     ) -> Self {
-        let n_heads = spec.n_heads as usize;
+        let (spec, heads, n_heads) = (&share.spec, share.heads.clone(), share.n_heads);
         let bias = match (&spec.positions, buckets) {
             (AttentionPositions::Alibi(alibi), _) => {
-                let slopes = alibi.slopes(spec.n_heads);
+                let slopes = alibi.slopes(n_heads as u32);
+                let slopes = &slopes[heads];
                 if alibi.rounded {
                     let of_head = |slope: &f32| {
                         let slope = *slope;
@@ -65,12 +71,25 @@ impl Scoring {
                         values[rule.bucket(distance) as usize * n_heads + head]
                     })
                 };
-                let table = (0..n_heads).flat_map(of_head).collect();
+                let table = heads.flat_map(of_head).collect();
                 Bias::Distances { table, zero: reach as usize }
             }
             _ => Bias::None,
         };
-        Self { spec: spec.clone(), bias, distances }
+        Self { spec: spec.clone(), groups: share.groups, bias, distances }
+    }
+
+    /// Attends to what the cache holds.
+    fn apply(
+        &self,
+        step: &Step<'_>,
+        (cache, segments): (&KvCache, &[Segment<'_>]),
+        queries: Heads<'_>,
+        rows: Option<(&[f32], usize)>,
+        attended: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let cache = (cache, self.groups);
+        self.attention(rows).apply_groups(step.cpu, cache, segments, queries, attended)
     }
 
     fn attention<'b>(&'b self, rows: Option<(&'b [f32], usize)>) -> Attention<'b> {
@@ -180,8 +199,6 @@ pub(crate) struct SelfAttention<'a> {
     pub(crate) qk_norms: Option<(NormLayer, NormLayer)>,
     /// Which of the pass's angles rotate queries and keys, and how.
     pub(crate) rotary: Option<(usize, RotaryPairs)>,
-    /// Which of the stack's caches has its keys.
-    pub(crate) cache_idx: usize,
 }
 
 impl SelfAttention<'_> {
@@ -223,9 +240,9 @@ impl SelfAttention<'_> {
             }
             None => None,
         };
-        let attention = self.scoring.attention(with_distances);
         let attended = &mut rows.attended[..n_rows * q_width];
-        attention.apply(step.cpu, cache, step.segments, queries, attended)
+        let keys = (&*cache, step.segments);
+        self.scoring.apply(step, keys, queries, with_distances, attended)
     }
 
     fn rotate(
@@ -289,8 +306,7 @@ impl CrossAttention<'_> {
         self.q.forward((step.cpu, step.runs), x, q, After::NOTHING, workspace)?;
         let queries = Heads { rows: q, stride: width, first_column: 0 };
         let attended = &mut rows.attended[..n_rows * width];
-        let attention = self.scoring.attention(None);
-        attention.apply(step.cpu, cache, step.cross_segments, queries, attended)
+        self.scoring.apply(step, (cache, step.cross_segments), queries, None, attended)
     }
 
     /// Puts keys and values of the encoder's output `[n_rows, dim]` into the cache.

@@ -1,0 +1,373 @@
+//! The loaded model: what the host drives.
+
+use std::collections::HashSet;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use drivetrain_engine::{
+    AdapterId, Batch, EngineError, ModelKind, Outputs, SeqId, Services, TokenModel, TokenModelInfo,
+};
+use drivetrain_execution::{
+    Call, Held, ModelFiles, Planned, Runs, Tables, available_bytes, model_error, plan_into,
+};
+use drivetrain_kernels::{Cpu, Isa, KernelError, Member, Team};
+use drivetrain_transformer::{Adapter, AdapterFiles};
+use self_cell::self_cell;
+
+use crate::adapters::{Addition, Additions};
+use crate::arena::Arena;
+use crate::cache::{Caches, cross_segments, give_back, own_segments, passing_segments};
+use crate::pass::{ModelWeights, Pass, PassStack, RankState};
+
+/// The weights of a model, by rank.
+#[derive(Debug)]
+pub(crate) struct RankedWeights<'a>(pub(crate) Vec<ModelWeights<'a>>);
+
+self_cell!(
+    /// A model's files, and the weights that look into them.
+    pub(crate) struct WeightsOfFiles {
+        owner: ModelFiles,
+        #[covariant]
+        dependent: RankedWeights,
+    }
+
+    impl {Debug}
+);
+
+/// A model of any kind.
+pub(crate) struct FusedModel {
+    pub(crate) info: TokenModelInfo,
+    pub(crate) encoder_tables: Tables,
+    pub(crate) decoder_tables: Tables,
+    pub(crate) weights: WeightsOfFiles,
+    pub(crate) caches: Caches,
+    pub(crate) ranks: Vec<RankState>,
+    /// The ranks' threads; none if there is one rank.
+    pub(crate) team: Option<Team>,
+    /// The segments of the batch that runs.
+    pub(crate) planned: Vec<Planned>,
+    /// Its adapters.
+    pub(crate) runs: Runs,
+    /// The adapters that are loaded beside the weights.
+    pub(crate) adapters: HashSet<AdapterId>,
+    /// Highest rank of these.
+    pub(crate) max_lora_rank: Option<NonZeroU32>,
+    pub(crate) services: Services,
+    pub(crate) isa: Isa,
+}
+
+/// What an adapter adds to a rank's weights, made and not yet put in.
+struct Made {
+    linears: Vec<Vec<Addition>>,
+    tables: Vec<Option<Addition>>,
+}
+
+impl Made {
+    /// Makes it, and room in the arena for what it computes.
+    fn of(
+        weights: &mut ModelWeights<'_>,
+        (cpu, read): (Cpu<'_>, &Adapter),
+        arena: &mut Arena,
+    ) -> Result<Self, EngineError> {
+        let (mut linears, mut tables, mut width) = (Vec::new(), Vec::new(), 0);
+        for linear in weights.linears() {
+            linears.push(linear.additions_of(cpu, read)?);
+            width = width.max(linear.width());
+        }
+        for (module, _, table_width) in weights.tables_mut() {
+            let part = read.get(module).map(|part| Additions::of_table(cpu, part));
+            tables.push(part.transpose()?);
+            width = width.max(table_width);
+        }
+        let n_rows = arena.attention.identity.len();
+        let scratch = linears.iter().flatten().chain(tables.iter().flatten());
+        let scratch = scratch.map(|a: &Addition| a.scratch_bytes(n_rows, cpu.pool.n_threads()));
+        arena.workspace.scratch.reserve(scratch.max().unwrap_or(0));
+        arena.workspace.adapters.reserve(n_rows, read.max_rank(), width);
+        Ok(Self { linears, tables })
+    }
+}
+
+impl RankedWeights<'_> {
+    /// Refuses an adapter with parts that can't be computed beside the weights.
+    fn check(&mut self, read: &Adapter) -> Result<(), EngineError> {
+        let mut left: HashSet<&str> = read.modules().collect();
+        for linear in self.0.iter().flat_map(ModelWeights::linears) {
+            left.retain(|module| linear.modules().all(|own| own != *module));
+        }
+        let tables = self.0.iter_mut().flat_map(ModelWeights::tables_mut);
+        tables.for_each(|(module, _, _)| left.retain(|other| *other != module));
+        let stacks = self.0.iter().flat_map(|rank| rank.encoder.iter().chain(&rank.decoder));
+        let layers = stacks.flat_map(|stack| &stack.layers);
+        let shares = layers.filter_map(|layer| layer.self_attention.as_ref()).any(|attention| {
+            let mut linears = attention.projections.linears().iter();
+            attention.scoring.distances.is_some()
+                && linears.any(|linear| linear.modules().any(|module| read.get(module).is_some()))
+        });
+        if !shares && left.is_empty() {
+            return Ok(());
+        }
+        let mut names: Vec<&str> = left.into_iter().collect();
+        names.sort_unstable();
+        names.truncate(4);
+        if shares {
+            names.push("queries and keys of attention to distances");
+        }
+        Err(EngineError::unsupported(format!(
+            "the adapter changes {}, which is not computed beside the weights; merge it instead",
+            names.join(", ")
+        )))
+    }
+
+    /// Adds `read` beside the weights of each rank; nothing is added if there is a part that can't be.
+    fn add(
+        &mut self,
+        isa: Isa,
+        adapter: AdapterId,
+        read: &Adapter,
+        ranks: &mut [RankState],
+    ) -> Result<(), EngineError> {
+        self.check(read)?;
+        let mut made = Vec::new();
+        for (weights, rank) in self.0.iter_mut().zip(&mut *ranks) {
+            made.push(Made::of(weights, (Cpu { isa, pool: &rank.pool }, read), &mut rank.arena)?);
+        }
+        for (weights, made) in self.0.iter_mut().zip(made) {
+            for (linear, additions) in weights.linears_mut().zip(made.linears) {
+                linear.additions_mut().insert(adapter, additions);
+            }
+            for ((_, table, _), addition) in weights.tables_mut().zip(made.tables) {
+                table.insert(adapter, addition.into_iter().collect());
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, adapter: AdapterId) {
+        for weights in &mut self.0 {
+            weights.linears_mut().for_each(|linear| linear.additions_mut().remove(adapter));
+            weights.tables_mut().for_each(|(_, table, _)| table.remove(adapter));
+        }
+    }
+}
+
+impl FusedModel {
+    fn plan(&mut self, batch: &Batch<'_>, call: Call) -> Result<(), EngineError> {
+        let is_encoder = call == Call::Encode || self.info.kind == ModelKind::Encoder;
+        let tables = if is_encoder { self.encoder_tables } else { self.decoder_tables };
+        let held = Held { sequences: &self.caches.tables, adapters: &self.adapters };
+        plan_into(&mut self.planned, batch, (call, tables), &self.info, held)?;
+        self.runs.set(&self.planned);
+        Ok(())
+    }
+
+    /// A pass over the planned tokens or, of an encoder, inputs.
+    fn run(
+        &mut self,
+        stack: PassStack,
+        batch: &Batch<'_>,
+        out: &mut Outputs<'_>,
+    ) -> Result<(), EngineError> {
+        let (tables, cross_tables, in_order, spare) = self.caches.split();
+        let [mut own, mut cross] = Caches::lists(spare);
+        match stack {
+            PassStack::Encoder => {
+                passing_segments(&mut own, &self.planned, in_order);
+                own_segments(&mut cross, &self.planned, cross_tables);
+            }
+            PassStack::Decoder => {
+                own_segments(&mut own, &self.planned, tables);
+                cross_segments(&mut cross, &self.planned, cross_tables);
+            }
+        }
+        let pass = Pass {
+            stack,
+            batch,
+            planned: &self.planned,
+            runs: &self.runs,
+            segments: &own,
+            cross_segments: &cross,
+            dim: self.info.dim as usize,
+            isa: self.isa,
+            services: &self.services,
+        };
+        let weights = &self.weights.borrow_dependent().0;
+        let done = run(weights, &mut self.ranks, self.team.as_ref(), &pass, out);
+        give_back(spare, [own, cross]);
+        done
+    }
+}
+
+/// Lets every rank do its part of a pass; the first has the outputs.
+fn run(
+    weights: &[ModelWeights<'_>],
+    ranks: &mut [RankState],
+    team: Option<&Team>,
+    pass: &Pass<'_>,
+    out: &mut Outputs<'_>,
+) -> Result<(), EngineError> {
+    let Some(team) = team else {
+        let alone = weights.first().zip(ranks.first_mut());
+        let Some((weights, rank)) = alone else {
+            return Err(EngineError::internal("a model without weights"));
+        };
+        return weights.run(rank, pass, Some(out));
+    };
+    let out = Mutex::new(out);
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        team.each(ranks, |idx, rank| {
+            let mut out = (idx == 0).then(|| out.lock().unwrap_or_else(PoisonError::into_inner));
+            let out = out.as_mut().map(|out| &mut ***out);
+            let done = catch_unwind(AssertUnwindSafe(|| weights[idx].run(rank, pass, out)));
+            // Who failed meets the others no more.
+            if !matches!(done, Ok(Ok(())))
+                && let Some(collective) = &rank.arena.collective
+            {
+                collective.abandon();
+            }
+            match done {
+                Ok(done) => rank.failure = done.err(),
+                Err(panic) => resume_unwind(panic),
+            }
+        });
+    }));
+    let failed = settle(ranks);
+    match ran {
+        Ok(()) => failed,
+        Err(panic) => {
+            join(ranks);
+            resume_unwind(panic)
+        }
+    }
+}
+
+/// The first reason for which ranks failed, if they did; they can then meet again.
+fn settle(ranks: &mut [RankState]) -> Result<(), EngineError> {
+    if ranks.iter().all(|rank| rank.failure.is_none()) {
+        return Ok(());
+    }
+    // What follows from another rank's failure says less.
+    let echo = KernelError::Abandoned.to_string();
+    let is_echo = |error: &EngineError| error.causes().contains(&echo);
+    let mut reason: Option<EngineError> = None;
+    for failure in ranks.iter_mut().filter_map(|rank| rank.failure.take()) {
+        if reason.as_ref().is_none_or(|known| is_echo(known) && !is_echo(&failure)) {
+            reason = Some(failure);
+        }
+    }
+    let Some(reason) = reason else { return Ok(()) };
+    join(ranks);
+    Err(reason)
+}
+
+/// Makes the ranks one group.
+pub(crate) fn join(ranks: &mut [RankState]) {
+    let Some(n_ranks) = NonZeroUsize::new(ranks.len()) else { return };
+    let capacity = ranks.iter().map(|rank| rank.arena.shared).max().unwrap_or(0);
+    for (member, rank) in Member::group(n_ranks, capacity).into_iter().zip(ranks) {
+        rank.arena.collective = Some(Box::new(member));
+    }
+}
+
+impl TokenModel for FusedModel {
+    fn info(&self) -> TokenModelInfo {
+        self.info
+    }
+
+    fn encode(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<(), EngineError> {
+        if self.info.kind != ModelKind::EncoderDecoder {
+            return Err(EngineError::unsupported("this model has no encoder beside its decoder"));
+        }
+        self.plan(batch, Call::Encode)?;
+        if self.planned.is_empty() {
+            return Ok(());
+        }
+        self.caches.tables.check_sequences(self.planned.len())?;
+        self.caches.reserve_cross(&self.planned)?;
+        let done = self.run(PassStack::Encoder, batch, out);
+        match &done {
+            Ok(()) => {
+                self.caches.cross_tables.commit(&self.planned);
+                for segment in &self.planned {
+                    self.caches.tables.begin(segment.sequence);
+                }
+            }
+            Err(_) => self.caches.cross_tables.roll_back(&self.planned),
+        }
+        done
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>, out: &mut Outputs<'_>) -> Result<(), EngineError> {
+        self.plan(batch, Call::Forward)?;
+        if self.planned.is_empty() {
+            return Ok(());
+        }
+        if self.info.kind == ModelKind::Encoder {
+            return self.run(PassStack::Encoder, batch, out);
+        }
+        let copied = self.caches.reserve(&self.planned)?;
+        self.ranks.iter_mut().for_each(|rank| rank.stores.copy(copied));
+        let done = self.run(PassStack::Decoder, batch, out);
+        match &done {
+            Ok(()) => self.caches.tables.commit(&self.planned),
+            Err(_) => self.caches.tables.roll_back(&self.planned),
+        }
+        done
+    }
+
+    fn fork(&mut self, from: SeqId, to: SeqId, len: u32) -> Result<(), EngineError> {
+        self.caches.fork(from, to, len as usize)
+    }
+
+    fn truncate(&mut self, sequence: SeqId, len: u32) -> Result<(), EngineError> {
+        self.caches.tables.truncate(sequence, len as usize)
+    }
+
+    fn release(&mut self, sequence: SeqId) {
+        self.caches.release(sequence);
+    }
+
+    fn n_sequences(&self) -> usize {
+        self.caches.tables.n_sequences()
+    }
+
+    fn load_adapter(&mut self, adapter: AdapterId, dir: &Path) -> Result<(), EngineError> {
+        if adapter == AdapterId::NONE || self.adapters.contains(&adapter) {
+            return Err(EngineError::bad_input(format!("adapter {} is taken", adapter.0)));
+        }
+        let files = AdapterFiles::open(dir).map_err(|error| model_error(&error))?;
+        let architecture = &self.weights.borrow_owner().architecture;
+        let read = Adapter::read(&files, architecture).map_err(|error| model_error(&error))?;
+        let rank = read.max_rank();
+        if let Some(max) = self.max_lora_rank.filter(|max| rank > max.get() as usize) {
+            return Err(EngineError::bad_input(format!(
+                "the adapter has rank {rank}: option.max_lora_rank={max} allows no more"
+            )));
+        }
+        check_room(&read)?;
+        let Self { weights, ranks, isa, .. } = self;
+        weights.with_dependent_mut(|_, loaded| loaded.add(*isa, adapter, &read, ranks))?;
+        self.adapters.insert(adapter);
+        Ok(())
+    }
+
+    fn unload_adapter(&mut self, adapter: AdapterId) {
+        if self.adapters.remove(&adapter) {
+            self.weights.with_dependent_mut(|_, loaded| loaded.remove(adapter));
+        }
+    }
+}
+
+/// Refuses an adapter that would not fit.
+fn check_room(adapter: &Adapter) -> Result<(), EngineError> {
+    match available_bytes() {
+        Some(available) if adapter.bytes() > available => Err(EngineError::out_of_memory(format!(
+            "the adapter needs {} MiB, {} MiB are available",
+            adapter.bytes() >> 20,
+            available >> 20
+        ))),
+        _ => Ok(()),
+    }
+}
