@@ -115,17 +115,7 @@ impl<'a> Values<'a> {
 
 /// The kernels' name for a type of blocks.
 fn block_format(dtype: DType) -> Option<BlockFormat> {
-    Some(match dtype {
-        DType::Q8_0 => BlockFormat::Q8Zero,
-        DType::Q4_0 => BlockFormat::Q4Zero,
-        DType::Q4_1 => BlockFormat::Q4One,
-        DType::Q5_0 => BlockFormat::Q5Zero,
-        DType::Q5_1 => BlockFormat::Q5One,
-        DType::Q4K => BlockFormat::Q4K,
-        DType::Q5K => BlockFormat::Q5K,
-        DType::Q6K => BlockFormat::Q6K,
-        _ => return None,
-    })
+    BlockFormat::named(dtype.name())
 }
 
 impl<'a> Loader<'a, '_> {

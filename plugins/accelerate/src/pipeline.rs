@@ -8,7 +8,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 use drivetrain_engine::{Batch, Segment};
 use drivetrain_execution::Planned;
 
@@ -19,6 +19,11 @@ const FEWEST_ROWS: usize = 64;
 
 /// Micro-batches for each stage, at most: of `m` a stage idles for `stages - 1` of `m + stages - 1` turns.
 const PER_STAGE: usize = 4;
+
+/// Whether a batch may have rows enough to be cut at all.
+pub(crate) fn is_large(planned: &[Planned]) -> bool {
+    planned.iter().map(|segment| segment.n).sum::<usize>() >= 2 * FEWEST_ROWS
+}
 
 /// Runs of layers on one device.
 pub(crate) fn stages(layers: &[PlacedLayer]) -> Vec<Range<usize>> {
@@ -56,13 +61,16 @@ pub(crate) fn micro_batches(
     }
     let most = n_rows.div_ceil(n_parts);
     let mut parts = vec![MicroBatch::default()];
+    // The part that a whole sequence belongs to is the one that its middle would be in.
+    let (mut n_before, mut number) = (0, 0);
     for (segment, planned) in batch.raw_segments().iter().zip(planned) {
+        let own = (n_before + planned.n / 2) * n_parts / n_rows;
+        let begins = !may_split && own > number && n_before > 0;
+        (n_before, number) = (n_before + planned.n, own);
         let mut done = 0;
         while done < planned.n {
-            let is_full = parts.last().is_none_or(|part| part.n_rows >= most);
-            // A whole sequence that makes a part too large begins the next one, unless it is nearly half.
-            let over = |part: &MicroBatch| part.n_rows > 0 && part.n_rows + planned.n / 2 > most;
-            if is_full || (!may_split && parts.last().is_some_and(over)) {
+            let is_full = may_split && parts.last().is_none_or(|part| part.n_rows >= most);
+            if is_full || begins {
                 parts.push(MicroBatch::default());
             }
             let Some(part) = parts.last_mut() else { break };
@@ -115,14 +123,14 @@ impl Turns {
 }
 
 impl Ticket<'_> {
-    /// Does `work` when it is this one's turn.
-    fn at(&self, stage: usize, work: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+    /// Does `work` when it is this one's turn; nothing, where another one has failed.
+    fn at(&self, stage: usize, work: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tensor>> {
         let mut state = self.turns.lock();
         while !state.has_failed && state.next.get(stage).is_some_and(|next| *next < self.number) {
             state = self.turns.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.has_failed {
-            bail!("another part of the batch failed");
+            return Ok(None);
         }
         drop(state);
         let done = work()?;
@@ -130,7 +138,7 @@ impl Ticket<'_> {
             *next += 1;
         }
         self.turns.changed.notify_all();
-        Ok(done)
+        Ok(Some(done))
     }
 }
 
@@ -158,7 +166,7 @@ pub(crate) fn run(
         changed: Condvar::new(),
     };
     let (turns, work) = (&turns, &work);
-    let done: Vec<Result<Tensor>> = std::thread::scope(|scope| {
+    let done: Vec<Result<Option<Tensor>>> = std::thread::scope(|scope| {
         let spawned: Vec<_> = inputs
             .into_iter()
             .enumerate()
@@ -167,10 +175,13 @@ pub(crate) fn run(
                     let mut ticket = Ticket { turns, number, is_done: false };
                     let mut rows = input;
                     for stage in 0..n_stages {
-                        rows = ticket.at(stage, || work(number, stage, rows))?;
+                        match ticket.at(stage, || work(number, stage, rows))? {
+                            Some(done) => rows = done,
+                            None => return Ok(None),
+                        }
                     }
                     ticket.is_done = true;
-                    Ok(rows)
+                    Ok(Some(rows))
                 })
             })
             .collect();
@@ -179,20 +190,14 @@ pub(crate) fn run(
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         joined.collect()
     });
-    // Who was stopped says less than who failed.
-    let (rows, errors): (Vec<_>, Vec<_>) = done.into_iter().partition(Result::is_ok);
-    let is_first = |error: &candle_core::Error| !error.to_string().contains("another part");
-    let mut errors: Vec<_> = errors.into_iter().filter_map(Result::err).collect();
-    let cause = errors.iter().position(is_first).unwrap_or(0);
-    match errors.is_empty() {
-        true => rows.into_iter().collect(),
-        false => Err(errors.swap_remove(cause)),
-    }
+    // Who was stopped has nothing, and whoever stopped it an error.
+    let done: Result<Vec<Option<Tensor>>> = done.into_iter().collect();
+    Ok(done?.into_iter().flatten().collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{Device, bail};
     use drivetrain_engine::{AdapterId, SeqId, Wanted};
 
     use super::*;

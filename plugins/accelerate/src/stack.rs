@@ -155,6 +155,9 @@ impl StackWeights {
         planned: &[Planned],
         cache: Option<&Cache>,
     ) -> Result<Option<Tensor>> {
+        if !pipeline::is_large(planned) {
+            return Ok(None);
+        }
         let stages = pipeline::stages(&self.layers);
         if stages.len() < 2 || self.layers.iter().any(PlacedLayer::is_streamed) {
             return Ok(None);
