@@ -65,6 +65,20 @@ impl MappedFile {
         })
     }
 
+    /// Asks the system to read `n` bytes from `start` on before they are asked for.
+    pub(crate) fn expect(&self, start: usize, n: usize) {
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::{Advice, fadvise};
+            let n = std::num::NonZeroU64::new(n as u64);
+            if let (Some(n), Err(error)) =
+                (n, fadvise(&self.file, start as u64, n, Advice::WillNeed))
+            {
+                tracing::debug!(%error, path = %self.path.display(), "no pages are read ahead");
+            }
+        }
+    }
+
     /// The file.
     pub(crate) fn path(&self) -> &Path {
         &self.path

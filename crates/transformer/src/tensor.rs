@@ -57,6 +57,27 @@ impl Rows {
         self.n_blocks == 1 && self.block == self.total
     }
 
+    /// Where one of them lies among those of the checkpoint's tensor.
+    pub(crate) fn stored_row(&self, row: usize) -> usize {
+        let Self { start, block, stride, .. } = *self;
+        start + row / block * stride + row % block
+    }
+
+    /// `n` of them from the one at `first` on as runs of neighbours in the checkpoint's tensor: the first
+    /// of each run, and how many it has.
+    pub(crate) fn runs(&self, first: usize, n: usize) -> impl Iterator<Item = (usize, usize)> {
+        let (rows, mut row, end) = (*self, first, first + n);
+        std::iter::from_fn(move || {
+            if row >= end {
+                return None;
+            }
+            let (stored, len) = (rows.stored_row(row), rows.block - row % rows.block);
+            let len = len.min(end - row);
+            row += len;
+            Some((stored, len))
+        })
+    }
+
     /// First rows of the blocks.
     pub fn starts(&self) -> impl Iterator<Item = usize> + use<> {
         let Self { start, stride, n_blocks, .. } = *self;
@@ -172,7 +193,7 @@ impl<'a> CanonicalTensor<'a> {
         }
         if self.transposed && self.source.row_order() == RowOrder::Transposed {
             for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
-                let at = self.stored_row(row) * row_len + columns.start;
+                let at = self.rows.stored_row(row) * row_len + columns.start;
                 self.source.read_stored_f32(at, out)?;
             }
             return Ok(());
@@ -180,7 +201,7 @@ impl<'a> CanonicalTensor<'a> {
         let elements = Elements::of(self.source)?;
         if !self.transposed || row_len == 1 {
             for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
-                elements.read(self.stored_row(row) * row_len + columns.start, out);
+                elements.read(self.rows.stored_row(row) * row_len + columns.start, out);
             }
             return Ok(());
         }
@@ -189,16 +210,10 @@ impl<'a> CanonicalTensor<'a> {
             // Rows of one block lie side by side.
             let n = (self.rows.block - row % self.rows.block).min(rows.end - row);
             let (part, after) = rest.split_at_mut(n * width);
-            self.read_turned(&elements, (self.stored_row(row), n), columns.clone(), part);
+            self.read_turned(&elements, (self.rows.stored_row(row), n), columns.clone(), part);
             (row, rest) = (row + n, after);
         }
         Ok(())
-    }
-
-    /// Where a row lies among those of the checkpoint's tensor.
-    fn stored_row(&self, row: usize) -> usize {
-        let Rows { start, block, stride, .. } = self.rows;
-        start + row / block * stride + row % block
     }
 
     /// Whether [`Self::fetch_rows_f32`] reads the rows alone: they lie in the file as they are wanted.
@@ -237,14 +252,11 @@ impl<'a> CanonicalTensor<'a> {
             return Ok(());
         }
         scratch.holds = None;
-        let (mut row, mut rest) = (first, out);
-        while !rest.is_empty() {
-            let (block, within) = (row / self.rows.block, row % self.rows.block);
-            let n = (rest.len() / row_len).min(self.rows.block - within);
+        let mut rest = out;
+        for (stored, n) in self.rows.runs(first, n) {
             let (part, after) = rest.split_at_mut(n * row_len);
-            let stored = self.rows.start + block * self.rows.stride + within;
             self.source.fetch_stored_f32(stored * row_len, &mut scratch.bytes, part)?;
-            (row, rest) = (row + n, after);
+            rest = after;
         }
         Ok(())
     }
@@ -291,14 +303,11 @@ impl<'a> CanonicalTensor<'a> {
             }
             return Ok(());
         }
-        let (mut row, mut rest) = (first, out);
-        while !rest.is_empty() {
-            let (block, within) = (row / self.rows.block, row % self.rows.block);
-            let n = (rest.len() / row_bytes).min(self.rows.block - within);
+        let (n, mut rest) = (out.len() / row_bytes.max(1), out);
+        for (stored, n) in self.rows.runs(first, n) {
             let (part, after) = rest.split_at_mut(n * row_bytes);
-            let stored = self.rows.start + block * self.rows.stride + within;
             self.source.fetch_stored(stored * row_len, part)?;
-            (row, rest) = (row + n, after);
+            rest = after;
         }
         Ok(())
     }

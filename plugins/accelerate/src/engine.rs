@@ -21,7 +21,7 @@ use crate::load::{Loader, Source};
 use crate::memory::{Arrangement, Arranger, F32};
 use crate::model::{CandleModel, ModelWeights, PassUnits};
 use crate::options::LoadOptions;
-use crate::placing::StackHomes;
+use crate::placing::{Home, StackHomes};
 use crate::streaming::{Streamed, Streamer};
 
 /// The device-map engine.
@@ -44,8 +44,8 @@ impl Engine for Accelerate {
         let options = LoadOptions::parse(&request.options, &request.services)?;
         let files = ModelFiles::open(request)?;
         let weights = files.canonical()?;
-        let places = Places::of(&files.architecture, &weights, &options)?;
-        if places.arrangement.placed.homes.has_disk() {
+        let places = Places::of(&files.architecture, &weights, &options, request.n_threads)?;
+        if places.arrangement.uses_disk() {
             check_offload_folder(options.offload_folder.as_deref())?;
         }
         Ok(places.arrangement.into_plan(&places.info))
@@ -56,11 +56,11 @@ impl Engine for Accelerate {
         let files = Arc::new(ModelFiles::open(request)?);
         let weights = files.canonical()?;
         ModelFiles::warn_of_unused(request, &weights);
-        let places = Places::of(&files.architecture, &weights, &options)?;
-        let forms = Forms { weights: &weights, wanted: places.wanted };
-        let Places { mut info, head, arrangement, devices, wanted } = places;
+        let places = Places::of(&files.architecture, &weights, &options, request.n_threads)?;
+        let Places { mut info, head, arrangement, devices, wanted, on_cpu } = places;
+        let forms = Forms { weights: &weights, wanted, on_cpu };
         report(request, (&files.architecture, forms), &info, &arrangement);
-        if arrangement.placed.homes.has_disk() {
+        if arrangement.uses_disk() {
             check_offload_folder(options.offload_folder.as_deref())?;
         }
         let executors = executors(&devices, request.n_threads)?;
@@ -73,7 +73,8 @@ impl Engine for Accelerate {
         let number = arrangement.placed.homes.main;
         let main = executors.get(number).or(executors.first()).map(Arc::clone);
         let main = main.ok_or_else(|| EngineError::internal("there is no device"))?;
-        let streamer = arrangement.placed.homes.has_disk().then(|| {
+        let reads = Arc::clone(&source.reads);
+        let streamer = arrangement.placed.homes.has(Home::Disk).then(|| {
             Streamer::start(Streamed {
                 wanted,
                 files: Arc::clone(&files),
@@ -94,6 +95,7 @@ impl Engine for Accelerate {
             adapters: HashSet::new(),
             max_lora_rank: options.max_lora_rank,
             streamer: streamer.transpose()?,
+            reads,
             main,
         })))
     }
@@ -115,6 +117,8 @@ struct Places {
     devices: Vec<Device>,
     /// How matrices are held.
     wanted: WeightForm,
+    /// Whether no device has memory of its own.
+    on_cpu: bool,
 }
 
 impl Places {
@@ -122,6 +126,7 @@ impl Places {
         architecture: &Architecture,
         weights: &CanonicalWeights<'_>,
         options: &LoadOptions,
+        n_threads: NonZeroUsize,
     ) -> Result<Self, EngineError> {
         let head = HeadPlan::of(architecture, weights);
         let kv = KvForm { element_bytes: F32, scale_bytes: 0, block_tokens: BLOCK_TOKENS as u32 };
@@ -134,14 +139,12 @@ impl Places {
             n => devices.extend((0..n).map(Device::Accelerator)),
         }
         // An accelerator with memory of its own takes f32.
-        let wanted = match options.n_virtual == 0 && devices.len() > 1 {
-            true => WeightForm::Full,
-            false => options.weights,
-        };
-        let forms = Forms { weights, wanted };
-        let arranger = Arranger { architecture, forms, options, kv, devices: &devices };
+        let on_cpu = options.n_virtual > 0 || devices.len() == 1;
+        let wanted = if on_cpu { options.weights } else { WeightForm::Full };
+        let forms = Forms { weights, wanted, on_cpu };
+        let arranger = Arranger { architecture, forms, options, kv, devices: &devices, n_threads };
         let arrangement = arranger.arrange(&mut info)?;
-        Ok(Self { info, head, arrangement, devices, wanted })
+        Ok(Self { info, head, arrangement, devices, wanted, on_cpu })
     }
 }
 
@@ -259,7 +262,7 @@ fn load_weights(
     let has_pooler = architecture.pooler.is_some() && main.has("pooler.weight");
     let (head_loader, head_executor) = loader(homes.head.executor().unwrap_or(homes.main))?;
     let load_head = |plan| {
-        let pieces = arrangement.head_pieces.clone();
+        let pieces = (homes.head, arrangement.head_pieces.clone());
         Head::load(plan, &head_loader, Arc::clone(head_executor), pieces)
     };
     main_executor.run(|| {

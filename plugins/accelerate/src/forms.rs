@@ -59,6 +59,8 @@ impl Form {
 pub(crate) struct Forms<'w, 'a> {
     pub(crate) weights: &'w CanonicalWeights<'a>,
     pub(crate) wanted: WeightForm,
+    /// Whether all devices compute in the CPU's memory, so that products may read files themselves.
+    pub(crate) on_cpu: bool,
 }
 
 impl<'w, 'a> Forms<'w, 'a> {
@@ -96,6 +98,21 @@ impl<'w, 'a> Forms<'w, 'a> {
         }
     }
 
+    /// Whether the file has the rows of a tensor in this form.
+    pub(crate) fn is_as_stored(&self, tensor: &CanonicalTensor<'_>, form: Form) -> bool {
+        let stored = tensor.source().dtype().name();
+        form.name().eq_ignore_ascii_case(stored)
+            && cfg!(target_endian = "little")
+            && tensor.row_bytes().is_some()
+            && !self.weights.is_changed(&tensor.name())
+    }
+
+    /// Whether products can be made of a tensor while it is in its file; what is no matrix needs no
+    /// product.
+    pub(crate) fn multiplies_in_file(&self, tensor: &CanonicalTensor<'_>) -> bool {
+        !is_matrix(tensor) || (self.on_cpu && self.is_as_stored(tensor, self.of(tensor, true)))
+    }
+
     /// Whether a table of tokens is read from its file row by row though it could be in memory: its rows
     /// are blocks, which only products are made for.
     pub(crate) fn reads_rows(&self, tensor: &CanonicalTensor<'_>) -> bool {
@@ -116,6 +133,12 @@ impl<'w, 'a> Forms<'w, 'a> {
     pub(crate) fn widest(&self) -> Option<usize> {
         let matrices = self.weights.iter().filter(|t| self.of(t, false) != Form::Full);
         matrices.map(|tensor| n_in(tensor)).max()
+    }
+
+    /// The columns of the widest matrix.
+    pub(crate) fn widest_of_all(&self) -> usize {
+        let matrices = self.weights.iter().filter(|tensor| is_matrix(tensor));
+        matrices.map(|tensor| n_in(tensor)).max().unwrap_or(0)
     }
 
     /// The names of the matrices' forms.
@@ -145,7 +168,7 @@ fn is_of_layer(tensor: &CanonicalTensor<'_>) -> bool {
 
 /// Whether a tensor is a matrix that is multiplied with, or a table of tokens. A router is not taken for
 /// one: it decides for others, and is small.
-fn is_matrix(tensor: &CanonicalTensor<'_>) -> bool {
+pub(crate) fn is_matrix(tensor: &CanonicalTensor<'_>) -> bool {
     const ELEMENTWISE: [&str; 5] =
         ["positions", "token_types", "relative", "relative_bias", "router"];
     let spec = tensor.spec();

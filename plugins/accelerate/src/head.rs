@@ -10,6 +10,7 @@ use crate::executor::Executor;
 use crate::linear::Linear;
 use crate::load::Loader;
 use crate::norm::NormLayer;
+use crate::placing::Home;
 use crate::streaming::{Streamer, Unit};
 
 /// A head with its weights.
@@ -26,18 +27,20 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// Loads the head; the last matrix is read in `pieces` when it is needed if there are any.
+    /// Loads the head; the last matrix stays in its file, or is read in `pieces` when it is needed if there
+    /// are any.
     pub(crate) fn load(
         plan: HeadPlan,
         loader: &Loader<'_, '_>,
         executor: Arc<Executor>,
-        pieces: Vec<Unit>,
+        (home, pieces): (Home, Vec<Unit>),
     ) -> std::result::Result<Self, EngineError> {
         let dense = plan.dense.map(|_| loader.linear("head.dense")).transpose()?;
         let norm = loader.norm("head.norm", plan.norm)?;
-        let linear = match pieces.is_empty() {
-            true => loader.linear("head")?,
-            false => loader.hollow_linear("head")?,
+        let linear = match home {
+            Home::On(_) => loader.linear("head")?,
+            Home::File => loader.in_file().linear("head")?,
+            Home::Disk => loader.hollow_linear("head")?,
         };
         Ok(Self { plan, dense, norm, linear, executor, pieces })
     }

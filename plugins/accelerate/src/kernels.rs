@@ -18,7 +18,7 @@ use pulp::Arch;
 
 pub(crate) use attend::{AttendKeys, attend};
 pub(crate) use elementwise::{activate, add_assign, add_bias, gate};
-pub(crate) use few_rows::{few_rows, few_rows_of_half, widen};
+pub(crate) use few_rows::{FewRows, few_rows, few_rows_of_half, in_parts, widen};
 pub(crate) use normalize::{layer_norm, rms_norm};
 pub(crate) use position_bias::PositionBias;
 pub(crate) use rotate::{rotate_halves, rotate_pairs};

@@ -23,6 +23,7 @@ mod engine;
 mod error;
 mod executor;
 mod feed_forward;
+mod file_rows;
 mod forms;
 mod head;
 mod kernels;

@@ -20,6 +20,7 @@ use crate::distances::Distances;
 use crate::error;
 use crate::executor::Executor;
 use crate::feed_forward::{Experts, FeedForwardLayer, Network};
+use crate::file_rows::Reads;
 use crate::forms::Forms;
 use crate::kernels::PositionBias;
 use crate::layer::{BranchNorms, CrossAttention, LayerWeights, SelfAttention};
@@ -55,6 +56,8 @@ pub(crate) struct Source<'a> {
     scratches: Mutex<Vec<Scratch>>,
     /// Buffers of weights that are no longer needed, to be filled again.
     spare: Mutex<Spare>,
+    /// What matrices that stay in their file share.
+    pub(crate) reads: Arc<Reads>,
 }
 
 /// Memory to be filled again, by the type of what it held.
@@ -88,6 +91,7 @@ impl<'a> Source<'a> {
             matrices: Mutex::default(),
             scratches: Mutex::default(),
             spare: Mutex::default(),
+            reads: Arc::default(),
         }
     }
 
@@ -135,6 +139,8 @@ pub(crate) struct Loader<'s, 'a> {
     is_streaming: bool,
     /// Whether only the form is made, with small values of zero and without large ones.
     is_hollow: bool,
+    /// Where matrices stay in their file.
+    reads: Option<&'s Arc<Reads>>,
 }
 
 /// What the layers of a stack share.
@@ -176,12 +182,18 @@ impl<'s, 'a> Loader<'s, 'a> {
             executor: number,
             is_streaming: false,
             is_hollow: false,
+            reads: None,
         }
     }
 
     /// The same for what is read again and again.
     pub(crate) fn streaming(self) -> Self {
         Self { is_streaming: true, ..self }
+    }
+
+    /// The same that leaves matrices in their file.
+    pub(crate) fn in_file(self) -> Self {
+        Self { reads: Some(&self.source.reads), ..self }
     }
 
     /// The same that makes the form only.
@@ -207,11 +219,12 @@ impl<'s, 'a> Loader<'s, 'a> {
         homes: &StackHomes,
         executors: &'s [Arc<Executor>],
     ) -> Loaded<StackWeights> {
+        let name = format!("{}.embedding.tokens.weight", stack.name);
         let tokens = match homes.tokens {
             Home::Disk => TokenTable::Streamed,
+            Home::File => TokenTable::Resident(self.in_file().shared_matrix(&name)?),
             Home::On(number) => {
                 let own = executors.get(number).map(|e| Self::new(self.source, number, e));
-                let name = format!("{}.embedding.tokens.weight", stack.name);
                 TokenTable::Resident(own.unwrap_or(*self).shared_matrix(&name)?)
             }
         };
@@ -226,6 +239,7 @@ impl<'s, 'a> Loader<'s, 'a> {
             let own = Self::new(self.source, number, executor);
             let weights = match home {
                 Home::On(_) => LayerHome::Resident(own.layer(stack, idx, &shared)?),
+                Home::File => LayerHome::InFile(own.in_file().layer(stack, idx, &shared)?),
                 Home::Disk => LayerHome::Streamed(own.hollow().layer(stack, idx, &shared)?),
             };
             Ok(PlacedLayer { executor: Arc::clone(executor), weights })

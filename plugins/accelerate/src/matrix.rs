@@ -2,7 +2,8 @@
 //! memory, as their file has them or made on loading.
 //!
 //! A matrix that is no f32 is made f32 a few rows at a time where it is multiplied with few rows, and
-//! packed a tile at a time for many; blocks are multiplied as blocks, with activations of 8 bits.
+//! packed a tile at a time for many; blocks are multiplied as blocks, with activations of 8 bits. A
+//! matrix of any form may also stay in its file.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,18 +17,20 @@ use drivetrain_kernels::{
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
+use crate::file_rows::{FileRows, Tile};
+use crate::forms::Form;
 use crate::kernels;
 use crate::linear::product;
 use crate::rows::{contiguous, take_values};
 
 /// Up to this many rows a matrix of 16 bits is made f32 as it is multiplied; for more it is packed.
-const FEW_ROWS: usize = 16;
+pub(crate) const FEW_ROWS: usize = 16;
 
 /// Rows of a product that are computed at once: what that takes is bounded.
 pub(crate) const ROWS: usize = 256;
 
-/// Bytes of a tile that is packed at once.
-const TILE_BYTES: usize = 1 << 20;
+/// Bytes of a tile of 16 bits that is packed at once.
+pub(crate) const TILE_BYTES: usize = 1 << 20;
 
 /// A type of 16 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,17 +48,10 @@ impl HalfType {
         }
     }
 
-    fn source(self, bits: &[u16]) -> Source<'_> {
+    pub(crate) fn source(self, bits: &[u16]) -> Source<'_> {
         match self {
             Self::F16 => Source::F16(bits.reinterpret_cast()),
             Self::Bf16 => Source::Bf16(bits.reinterpret_cast()),
-        }
-    }
-
-    fn precision(self) -> Precision {
-        match self {
-            Self::F16 => Precision::F16,
-            Self::Bf16 => Precision::Bf16,
         }
     }
 }
@@ -77,6 +73,8 @@ pub(crate) enum Matrix {
     Half(Arc<HalfRows>),
     /// Rows of blocks.
     Blocks(Arc<BlockRows>),
+    /// Rows in their file.
+    InFile(Arc<FileRows>),
 }
 
 /// Rows of numbers of 16 bits.
@@ -104,6 +102,7 @@ impl Matrix {
             Self::Plain(weight) => product(x, weight),
             Self::Half(rows) => x.contiguous()?.apply_op1_no_bwd(&TimesHalf(rows)),
             Self::Blocks(rows) => x.contiguous()?.apply_op1_no_bwd(&TimesBlocks(rows)),
+            Self::InFile(rows) => rows.product(x),
         }
     }
 
@@ -123,6 +122,7 @@ impl Matrix {
                 Tensor::from_vec(values, (ids.len(), rows.n_in), &Device::Cpu)
             }
             Self::Blocks(_) => bail!("a table of blocks is read from its file"),
+            Self::InFile(rows) => rows.gather(ids),
         }
     }
 
@@ -132,6 +132,7 @@ impl Matrix {
             Self::Plain(weight) => take_values(&weight).map(Buffer::Floats),
             Self::Half(rows) => Arc::into_inner(rows).map(|rows| Buffer::Halves(rows.bits)),
             Self::Blocks(rows) => Arc::into_inner(rows).map(|rows| Buffer::Bytes(rows.bytes)),
+            Self::InFile(_) => None,
         }
     }
 }
@@ -141,7 +142,11 @@ impl Matrix {
 pub(crate) struct Compute {
     isa: Isa,
     pub(crate) pool: Pool,
+    /// No thread but the caller's.
+    pub(crate) alone: Pool,
     memory: Mutex<Memory>,
+    /// What threads read parts of files into, while none of them does.
+    tiles: Mutex<Vec<Tile>>,
 }
 
 #[derive(Debug)]
@@ -151,6 +156,8 @@ struct Memory {
     tile: Option<PackedMatrix>,
     /// What it gives.
     columns: Vec<f32>,
+    /// What was read of a file to be packed.
+    read: Vec<u32>,
 }
 
 impl Compute {
@@ -160,14 +167,29 @@ impl Compute {
         let isa = Isa::choose(forced.as_deref()).map_err(|error| {
             EngineError::wrap(ErrorKind::Unsupported, "no kernels to compute with", &error)
         })?;
-        let pool = Pool::new(n_threads).map_err(|error| {
-            EngineError::wrap(ErrorKind::OutOfMemory, "no threads to compute with", &error)
-        })?;
-        let memory = Memory { scratch: Scratch::with_capacity(0), tile: None, columns: Vec::new() };
-        Ok(Self { isa, pool, memory: Mutex::new(memory) })
+        let pool = |n_threads| {
+            Pool::new(n_threads).map_err(|error| {
+                EngineError::wrap(ErrorKind::OutOfMemory, "no threads to compute with", &error)
+            })
+        };
+        let (pool, alone) = (pool(n_threads)?, pool(NonZeroUsize::MIN)?);
+        let scratch = Scratch::with_capacity(0);
+        let memory = Memory { scratch, tile: None, columns: Vec::new(), read: Vec::new() };
+        Ok(Self { isa, pool, alone, memory: Mutex::new(memory), tiles: Mutex::default() })
     }
 
-    fn cpu(&self) -> Cpu<'_> {
+    /// Memory for a thread to read a tile of a file into.
+    pub(crate) fn tile(&self) -> Tile {
+        let mut tiles = self.tiles.lock().unwrap_or_else(PoisonError::into_inner);
+        tiles.pop().unwrap_or_default()
+    }
+
+    /// Takes such memory back.
+    pub(crate) fn give_back(&self, tile: Tile) {
+        self.tiles.lock().unwrap_or_else(PoisonError::into_inner).push(tile);
+    }
+
+    pub(crate) fn cpu(&self) -> Cpu<'_> {
         Cpu { isa: self.isa, pool: &self.pool }
     }
 }
@@ -198,49 +220,135 @@ impl CustomOp1 for TimesHalf<'_> {
         if n_rows <= FEW_ROWS {
             kernels::few_rows_of_half(x, (bits, *form), &mut out, n_rows, *n_in);
         } else {
-            by_tiles(self.0, x, &mut out, compute).map_err(candle_core::Error::wrap)?;
+            by_tiles(Rows::Half(self.0), x, &mut out, compute)?;
         }
         Ok((CpuStorage::F32(out), (n_rows, n_out).into()))
     }
 }
 
+/// A matrix that is multiplied with a tile after the other.
+#[derive(Clone, Copy)]
+pub(crate) enum Rows<'a> {
+    Half(&'a HalfRows),
+    File(&'a FileRows),
+}
+
+impl<'a> Rows<'a> {
+    fn form(self) -> Form {
+        match self {
+            Self::Half(rows) => Form::Half(rows.form),
+            Self::File(rows) => rows.form(),
+        }
+    }
+
+    /// Columns and rows.
+    fn size(self) -> (usize, usize) {
+        match self {
+            Self::Half(rows) => (rows.n_in, rows.bits.len() / rows.n_in),
+            Self::File(rows) => (rows.n_in(), rows.n_out()),
+        }
+    }
+
+    /// The bytes of `n` rows from `first` on; what has to be read goes to `buffer`.
+    fn tile<'b>(self, first: usize, n: usize, buffer: &'b mut Vec<u32>) -> Result<&'b [u8]>
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::Half(rows) => {
+                Ok(bytemuck::cast_slice(&rows.bits[first * rows.n_in..][..n * rows.n_in]))
+            }
+            Self::File(rows) => rows.fetch_together(first, n, buffer),
+        }
+    }
+}
+
 /// `out = x Wᵀ`, a tile of the matrix after the other.
-fn by_tiles(
-    rows: &HalfRows,
+pub(crate) fn by_tiles(
+    rows: Rows<'_>,
     x: &[f32],
     out: &mut [f32],
     compute: &Compute,
-) -> std::result::Result<(), KernelError> {
-    let (n_in, n_out) = (rows.n_in, rows.bits.len() / rows.n_in);
+) -> Result<()> {
+    let (n_in, n_out) = rows.size();
     let most = (TILE_BYTES / 2 / n_in).max(1);
     // Even tiles, so that each fits into the memory of the one before.
     let each = n_out.div_ceil(n_out.div_ceil(most)).next_multiple_of(16);
     let mut memory = compute.memory.lock().unwrap_or_else(PoisonError::into_inner);
-    let Memory { scratch, tile, columns } = &mut *memory;
-    for (idx, bits) in rows.bits.chunks(each * n_in).enumerate() {
-        let n = bits.len() / n_in;
-        let source = [rows.form.source(bits)];
-        let precision = rows.form.precision();
-        let fits = |m: &PackedMatrix| (m.n_out(), m.n_in(), m.precision()) == (n, n_in, precision);
-        let packed = match tile.take().filter(fits) {
-            Some(mut packed) => {
-                packed.repack(&compute.pool, &source)?;
-                packed
+    let Memory { scratch, tile, columns, read } = &mut *memory;
+    for first in (0..n_out).step_by(each) {
+        let n = each.min(n_out - first);
+        let bytes = rows.tile(first, n, read)?;
+        let product = match rows.form() {
+            Form::Full => packed(compute, Source::F32(bytemuck::cast_slice(bytes)), n_in, tile)?,
+            Form::Half(form) => {
+                packed(compute, form.source(bytemuck::cast_slice(bytes)), n_in, tile)?
             }
-            None => PackedMatrix::pack(compute.cpu(), &source, n_in, precision)?,
+            Form::Blocks(format) => Product::Blocks(
+                BlockMatrix::new(format, bytes, n_in).map_err(candle_core::Error::wrap)?,
+            ),
         };
         for (x, out) in x.chunks(ROWS * n_in).zip(out.chunks_mut(ROWS * n_out)) {
-            let n_rows = x.len() / n_in;
-            scratch.reserve(packed.scratch_bytes(n_rows, compute.pool.n_threads()));
-            columns.resize(n_rows * n, 0.0);
-            packed.multiply(&compute.pool, x, columns, &Epilogue::default(), scratch)?;
+            columns.resize(x.len() / n_in * n, 0.0);
+            product.multiply(compute, x, columns, scratch).map_err(candle_core::Error::wrap)?;
             for (out, found) in out.chunks_exact_mut(n_out).zip(columns.chunks_exact(n)) {
-                out[idx * each..][..n].copy_from_slice(found);
+                out[first..][..n].copy_from_slice(found);
             }
         }
-        *tile = Some(packed);
+        if let Product::Packed(packed) = product {
+            *tile = Some(packed);
+        }
     }
     Ok(())
+}
+
+/// A tile that is multiplied with.
+enum Product<'a> {
+    Packed(PackedMatrix),
+    Blocks(BlockMatrix<'a>),
+}
+
+impl Product<'_> {
+    fn multiply(
+        &self,
+        compute: &Compute,
+        x: &[f32],
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> std::result::Result<(), KernelError> {
+        let n_threads = compute.pool.n_threads();
+        let epilogue = Epilogue::default();
+        match self {
+            Self::Packed(tile) => {
+                scratch.reserve(tile.scratch_bytes(x.len() / tile.n_in(), n_threads));
+                tile.multiply(&compute.pool, x, out, &epilogue, scratch)
+            }
+            Self::Blocks(tile) => {
+                scratch.reserve(tile.scratch_bytes(x.len() / tile.n_in(), n_threads));
+                tile.multiply(compute.cpu(), x, out, &epilogue, scratch)
+            }
+        }
+    }
+}
+
+/// Packs a tile into the memory of the one before, if it has its size.
+fn packed<'a>(
+    compute: &Compute,
+    source: Source<'_>,
+    n_in: usize,
+    tile: &mut Option<PackedMatrix>,
+) -> Result<Product<'a>> {
+    let precision = match source {
+        Source::F32(_) => Precision::F32,
+        Source::F16(_) => Precision::F16,
+        Source::Bf16(_) => Precision::Bf16,
+    };
+    let size = (source.len() / n_in, n_in, precision);
+    let packed = match tile.take().filter(|m| (m.n_out(), m.n_in(), m.precision()) == size) {
+        Some(mut packed) => packed.repack(&compute.pool, &[source]).map(|()| packed),
+        None => PackedMatrix::pack(compute.cpu(), &[source], n_in, precision),
+    };
+    packed.map(Product::Packed).map_err(candle_core::Error::wrap)
 }
 
 struct TimesBlocks<'a>(&'a BlockRows);

@@ -5,6 +5,7 @@
 //! before, too. Of memory that was measured, half of what is left over stays free for others.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
 
 use drivetrain_device_map::{Device, Limits};
 use drivetrain_engine::{
@@ -14,10 +15,11 @@ use drivetrain_execution::{CacheRoom, Capacity, KvForm, available_bytes, residen
 use drivetrain_transformer::{Architecture, FeedForwardForm, Layer, Stack};
 
 use crate::attention::SCORES_TILE;
-use crate::forms::Forms;
+use crate::file_rows::tile_bytes;
+use crate::forms::{Forms, is_matrix};
 use crate::matrix::product_bytes;
 use crate::options::LoadOptions;
-use crate::placing::{Home, Parts, Placed, StackHomes, check_device};
+use crate::placing::{Home, Homes, Parts, Placed, StackHomes, check_device};
 use crate::streaming::{SLOTS, Unit};
 
 /// Bytes of an f32.
@@ -47,6 +49,11 @@ pub(crate) struct Arrangement {
 }
 
 impl Arrangement {
+    /// Whether anything stays in its file.
+    pub(crate) fn uses_disk(&self) -> bool {
+        self.placed.homes.has(Home::File) || self.placed.homes.has(Home::Disk)
+    }
+
     /// The same as what an engine states of a model.
     pub(crate) fn into_plan(self, info: &TokenModelInfo) -> LoadPlan {
         let placements =
@@ -74,6 +81,8 @@ pub(crate) struct Arranger<'r, 'w, 'a> {
     pub(crate) kv: KvForm,
     /// The devices of the executors, the CPU first.
     pub(crate) devices: &'r [Device],
+    /// Of the CPU.
+    pub(crate) n_threads: NonZeroUsize,
 }
 
 /// What a device may hold.
@@ -116,13 +125,13 @@ impl Arranger<'_, '_, '_> {
                 caches: self.wished_caches(info, sequences, budgets.get(idx)),
             })
             .collect();
-        let unit = self.largest_layer();
         let mut placed = self.place(&parts, &budgets, &needs, 0)?;
-        let mut staging = 0;
-        if placed.homes.streams() {
-            staging = SLOTS as u64 * unit + HEAD_PIECE + SCRATCH.max(self.largest_turned());
-            // The inference keeps room for one layer itself.
-            placed = self.place(&parts, &budgets, &needs, staging - unit)?;
+        let mut staging = self.staging(&placed.homes);
+        // The inference keeps room for one layer itself.
+        let beyond = staging.saturating_sub(self.largest_layer());
+        if beyond > 0 {
+            placed = self.place(&parts, &budgets, &needs, beyond)?;
+            staging = self.staging(&placed.homes);
         }
         let mut devices = self.devices_of(&placed, &budgets, &needs, staging);
         let rooms = self.rooms(&placed, info, &budgets, &devices);
@@ -136,7 +145,7 @@ impl Arranger<'_, '_, '_> {
         }
         let head_pieces = match placed.homes.head {
             Home::Disk => self.head_pieces(),
-            Home::On(_) => Vec::new(),
+            Home::On(_) | Home::File => Vec::new(),
         };
         notes.extend(placed.warnings.iter().map(ToString::to_string));
         match self.forms.n_undivided() {
@@ -149,6 +158,23 @@ impl Arranger<'_, '_, '_> {
         let bytes = placed.map.iter().map(|(name, _)| sizes.bytes_of(name).unwrap_or(0));
         let entry_bytes = bytes.collect();
         Ok(Arrangement { placed, devices, capacity, head_pieces, notes, entry_bytes })
+    }
+
+    /// Bytes of what is read into while others are multiplied with.
+    fn staging(&self, homes: &Homes) -> u64 {
+        let mut bytes = 0;
+        if homes.multiplies(Home::Disk) {
+            let scratch = SCRATCH.max(self.largest_turned());
+            bytes += SLOTS as u64 * self.largest_layer() + HEAD_PIECE + scratch;
+        }
+        if homes.multiplies(Home::File) {
+            bytes += tile_bytes(self.n_threads.get());
+            // Where no matrix in memory is multiplied with in tiles.
+            if self.forms.widest().is_none() {
+                bytes += product_bytes(self.forms.widest_of_all());
+            }
+        }
+        bytes
     }
 
     /// What each device may hold.
@@ -319,7 +345,12 @@ impl Arranger<'_, '_, '_> {
                 Part::Head => Some(homes.head),
                 Part::Small => None,
             };
-            let Home::On(idx) = home.unwrap_or(Home::On(homes.main)) else { continue };
+            let idx = match home {
+                Some(Home::On(idx)) => idx,
+                // Norms and biases of what stays in its file are in memory.
+                Some(Home::File | Home::Disk) if is_matrix(tensor) => continue,
+                _ => homes.main,
+            };
             let first = self.forms.weights.first_name(&name).unwrap_or(name);
             if let Some(bytes) = bytes.get_mut(idx)
                 && seen.insert((idx, first))

@@ -19,6 +19,7 @@ use crate::attention::KeyValues;
 use crate::cache::{Cache, CrossKeyValues};
 use crate::error;
 use crate::executor::Executor;
+use crate::file_rows::Reads;
 use crate::head::Head;
 use crate::layer::own_block;
 use crate::linear::Linear;
@@ -43,6 +44,8 @@ pub(crate) struct CandleModel {
     pub(crate) main: Arc<Executor>,
     /// Reads the weights that are not in memory, if there are any.
     pub(crate) streamer: Option<Streamer>,
+    /// Of those that are multiplied with in their file.
+    pub(crate) reads: Arc<Reads>,
     /// What the passes take of these.
     pub(crate) units: PassUnits,
 }
@@ -243,6 +246,7 @@ impl CandleModel {
     /// Why a pass failed.
     fn failure(&self, error: candle_core::Error) -> EngineError {
         let of_reader = self.streamer.as_ref().and_then(Streamer::failure);
+        let of_reader = of_reader.or_else(|| self.reads.failure());
         of_reader.unwrap_or_else(|| error::compute(error))
     }
 }

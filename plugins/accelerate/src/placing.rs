@@ -25,7 +25,9 @@ const LAYER: &str = "Layer";
 pub(crate) enum Home {
     /// In the memory of the executor of this number.
     On(usize),
-    /// In its file.
+    /// In its file, where it is multiplied with.
+    File,
+    /// In its file, from which it is read ahead of its turn: it does not lie there as it is needed.
     Disk,
 }
 
@@ -34,7 +36,7 @@ impl Home {
     pub(crate) fn executor(self) -> Option<usize> {
         match self {
             Self::On(number) => Some(number),
-            Self::Disk => None,
+            Self::File | Self::Disk => None,
         }
     }
 }
@@ -58,16 +60,16 @@ pub(crate) struct Homes {
 }
 
 impl Homes {
-    /// Whether anything stays in its file.
-    pub(crate) fn has_disk(&self) -> bool {
-        let mut stacks = self.encoder.iter().chain(&self.decoder);
-        self.streams() || stacks.any(|stack| stack.tokens == Home::Disk)
+    /// Whether anything but token tables has this home.
+    pub(crate) fn multiplies(&self, home: Home) -> bool {
+        let mut layers = self.encoder.iter().chain(&self.decoder).flat_map(|stack| &stack.layers);
+        self.head == home || layers.any(|own| *own == home)
     }
 
-    /// Whether anything that is multiplied with stays in its file.
-    pub(crate) fn streams(&self) -> bool {
-        let mut layers = self.encoder.iter().chain(&self.decoder).flat_map(|stack| &stack.layers);
-        self.head == Home::Disk || layers.any(|home| *home == Home::Disk)
+    /// Whether anything has this home.
+    pub(crate) fn has(&self, home: Home) -> bool {
+        let mut stacks = self.encoder.iter().chain(&self.decoder);
+        self.multiplies(home) || stacks.any(|stack| stack.tokens == home)
     }
 }
 
@@ -182,25 +184,40 @@ impl<'w, 'a> Parts<'w, 'a> {
             None => Home::On(main),
         };
         // What is changed on loading, or lies in columns, can't be read row by row.
-        let table = |name: &str| match self.weights.get(name) {
-            Some(table) => match home(table) {
-                Home::Disk if table.lies_in_rows() && !self.weights.is_changed(name) => Home::Disk,
-                Home::Disk => Home::On(main),
-                Home::On(_) if is_tokens(name) && self.forms.reads_rows(table) => Home::Disk,
-                home => home,
-            },
-            None => Home::On(main),
+        let table = |name: &str| {
+            let Some(table) = self.weights.get(name) else { return Home::On(main) };
+            let in_file = match is_tokens(name) {
+                true => table.row_bytes().is_some(),
+                false => self.forms.multiplies_in_file(table),
+            };
+            match home(table) {
+                Home::On(number) if !is_tokens(name) || !self.forms.reads_rows(table) => {
+                    Home::On(number)
+                }
+                _ if !table.lies_in_rows() || self.weights.is_changed(name) => Home::On(main),
+                _ if in_file => Home::File,
+                _ => Home::Disk,
+            }
         };
         let stack = |stack: &Stack| -> Result<StackHomes, EngineError> {
             let tokens = table(&format!("{}.embedding.tokens.weight", stack.name));
             let layers = (0..stack.layers.len()).map(|idx| {
                 let prefix = format!("{}.layers.{idx}.", stack.name);
+                let in_file = || {
+                    let mut own = self.weights.iter();
+                    stack.relative_table.is_none()
+                        && own.all(|tensor| {
+                            !tensor.spec().module.starts_with(&prefix)
+                                || self.forms.multiplies_in_file(tensor)
+                        })
+                };
                 let own = tensors_of(self.weights, &prefix);
                 let places: BTreeMap<Option<Device>, String> =
                     own.map(|t| (self.device_of(map, t), self.name_of(t))).collect();
                 match places.len() {
                     0 => Ok(Home::On(main)),
                     1 => Ok(match places.keys().next().copied().flatten() {
+                        Some(Device::Disk) if in_file() => Home::File,
                         Some(Device::Disk) => Home::Disk,
                         Some(device) => Home::On(number(device).unwrap_or(main)),
                         None => Home::On(main),

@@ -89,6 +89,8 @@ pub(crate) struct PlacedLayer {
 pub(crate) enum LayerHome {
     /// In the memory of its executor.
     Resident(LayerWeights),
+    /// The matrices are in their file, and are multiplied with there.
+    InFile(LayerWeights),
     /// In their file; this is their form, with what adapters add to them.
     Streamed(LayerWeights),
 }
@@ -96,27 +98,34 @@ pub(crate) enum LayerHome {
 impl LayerHome {
     /// The layer, or its form.
     pub(crate) fn form(&self) -> &LayerWeights {
-        let (Self::Resident(layer) | Self::Streamed(layer)) = self;
+        let (Self::Resident(layer) | Self::InFile(layer) | Self::Streamed(layer)) = self;
         layer
     }
 
     fn form_mut(&mut self) -> &mut LayerWeights {
-        let (Self::Resident(layer) | Self::Streamed(layer)) = self;
+        let (Self::Resident(layer) | Self::InFile(layer) | Self::Streamed(layer)) = self;
         layer
     }
 }
 
 impl PlacedLayer {
-    /// What reads it, if it has to be read.
+    /// Whether it is read ahead of its turn.
     pub(crate) fn is_streamed(&self) -> bool {
         matches!(self.weights, LayerHome::Streamed(_))
+    }
+
+    /// Whether it is in memory.
+    fn is_resident(&self) -> bool {
+        matches!(self.weights, LayerHome::Resident(_))
     }
 
     /// Rows through the layer, where it runs.
     fn forward(&self, idx: usize, x: &Tensor, pass: &BatchPass<'_>) -> Result<Tensor> {
         let x = x.to_device(&self.executor.device)?;
         match &self.weights {
-            LayerHome::Resident(layer) => self.executor.run(|| layer.forward(idx, &x, pass)),
+            LayerHome::Resident(layer) | LayerHome::InFile(layer) => {
+                self.executor.run(|| layer.forward(idx, &x, pass))
+            }
             LayerHome::Streamed(form) => {
                 let of_decoder = pass.stack.name == "decoder";
                 let Some(streamer) = pass.streamer else { bail!("nothing reads layer {idx}") };
@@ -159,7 +168,8 @@ impl StackWeights {
             return Ok(None);
         }
         let stages = pipeline::stages(&self.layers);
-        if stages.len() < 2 || self.layers.iter().any(PlacedLayer::is_streamed) {
+        // Each part would read its own way through the file.
+        if stages.len() < 2 || !self.layers.iter().all(PlacedLayer::is_resident) {
             return Ok(None);
         }
         let may_split = cache.is_some() && !self.rotaries.iter().any(Rotary::depends_on_length);

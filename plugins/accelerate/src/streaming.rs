@@ -300,7 +300,7 @@ impl Drop for Streamer {
 fn read(inner: &Inner, streamed: &Streamed) -> Result<(), EngineError> {
     let weights = streamed.files.canonical()?;
     let architecture = &streamed.files.architecture;
-    let forms = Forms { weights: &weights, wanted: streamed.wanted };
+    let forms = Forms { weights: &weights, wanted: streamed.wanted, on_cpu: false };
     let source = Source::new(architecture, forms, &streamed.services);
     let loader = Loader::new(&source, streamed.number, &streamed.executor).streaming();
     let shared = |stack: &Option<Stack>| stack.as_ref().map(|s| loader.shared(s)).transpose();

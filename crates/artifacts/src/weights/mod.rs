@@ -11,11 +11,12 @@ mod torch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use dtype::DType;
 pub(crate) use open::has_hugging_face_weights;
 pub use order::RowOrder;
-pub use tensor::Tensor;
+pub use tensor::{HeldTensor, Tensor};
 
 use crate::error::ArtifactError;
 use crate::mapping::MappedFile;
@@ -25,7 +26,7 @@ pub(crate) use tensor::{Layout, row_major};
 /// All tensors of a model. Opening reads the headers only; data are read when they are touched.
 #[derive(Debug)]
 pub struct Weights {
-    files: Vec<MappedFile>,
+    files: Vec<Arc<MappedFile>>,
     paths: Vec<PathBuf>,
     tensors: BTreeMap<String, Place>,
 }

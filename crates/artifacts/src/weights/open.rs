@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::index::ShardIndex;
 use super::tensor::Layout;
@@ -74,6 +75,7 @@ fn open_gguf(paths: Vec<PathBuf>) -> Result<Weights, ArtifactError> {
             Entry::Occupied(slot) => return Err(duplicate(&paths[file_idx], slot.key())),
         }
     }
+    let files = files.into_iter().map(Arc::new).collect();
     Ok(Weights { files, paths, tensors })
 }
 
@@ -105,7 +107,7 @@ fn collect(
                 }
             }
         }
-        weights.files.push(file);
+        weights.files.push(Arc::new(file));
         weights.paths.push(path);
     }
     if let Some(index) = index {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::blocks::{DecodeBlock, LARGEST};
 use super::dtype::{DType, Decode};
@@ -18,7 +19,7 @@ const PIECE: usize = 1 << 20;
 /// Where a tensor lies in its file. Made by the readers only, who check that `span` is inside the
 /// file, that every index of `shape` through `strides` is inside `span`, and that the last dimension
 /// is whole blocks. Only a row-major tensor has a type of blocks, an order or an offset.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) dtype: DType,
     pub(crate) shape: Box<[usize]>,
@@ -51,7 +52,24 @@ pub struct Tensor<'a> {
     pub(super) name: &'a str,
     pub(super) layout: &'a Layout,
     pub(super) bytes: &'a [u8],
-    pub(super) file: &'a MappedFile,
+    pub(super) file: &'a Arc<MappedFile>,
+}
+
+/// A tensor that keeps its file open, and needs no checkpoint.
+#[derive(Clone, Debug)]
+pub struct HeldTensor {
+    name: Box<str>,
+    layout: Layout,
+    file: Arc<MappedFile>,
+}
+
+impl HeldTensor {
+    /// The tensor.
+    pub fn tensor(&self) -> Tensor<'_> {
+        let Self { name, layout, file } = self;
+        let bytes = file.bytes().get(layout.span.clone()).unwrap_or_default();
+        Tensor { name, layout, bytes, file }
+    }
 }
 
 impl<'a> Tensor<'a> {
@@ -287,6 +305,20 @@ impl<'a> Tensor<'a> {
             return Err(self.error(reason));
         }
         Ok(Tensor { bytes, ..*self })
+    }
+
+    /// The same tensor for who outlives the checkpoint: its file stays open.
+    pub fn hold(&self) -> HeldTensor {
+        let (name, layout) = (self.name.into(), self.layout.clone());
+        HeldTensor { name, layout, file: Arc::clone(self.file) }
+    }
+
+    /// Asks the system to read the bytes of `n` elements from `start` on, so that they are in memory when
+    /// they are fetched. `start` is the first of a block.
+    pub fn expect(&self, start: usize, n: usize) {
+        let dtype = self.dtype();
+        let at = start / dtype.block_len() * dtype.size();
+        self.file.expect(self.layout.span.start + at, dtype.bytes_for(n));
     }
 
     /// All elements as f32, in row-major order.

@@ -182,13 +182,25 @@ fn rows_of_groups_are_gathered() {
             tensor.fetch_rows(first, &mut Scratch::default(), &mut bytes).unwrap();
             let found = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
             assert_eq!(found.collect::<Vec<_>>(), values[first..]);
+            let expect = std::mem::replace(&mut bytes, vec![0; (rows.n() - first) * 4]);
+            tensor.hold_rows().unwrap().fetch(first, &mut bytes).unwrap();
+            assert_eq!(bytes, expect);
         }
         for (first, n_bytes) in [(0, 3), (0, rows.n() * 4 + 4), (rows.n(), 4)] {
             let mut bytes = vec![0; n_bytes];
             assert!(tensor.fetch_rows(first, &mut Scratch::default(), &mut bytes).is_err());
+            assert!(tensor.hold_rows().unwrap().fetch(first, &mut bytes).is_err());
         }
+        let held = tensor.hold_rows().unwrap();
+        let (mut row, mut scratch) = ([0.0], Vec::new());
+        for (idx, value) in values.iter().enumerate() {
+            held.fetch_row_f32(idx, &mut scratch, &mut row).unwrap();
+            assert_eq!(row, [*value]);
+        }
+        assert!(held.fetch_row_f32(values.len(), &mut scratch, &mut row).is_err());
         let turned = CanonicalTensor { transposed: true, ..tensor };
         assert_eq!(turned.row_bytes(), None);
+        assert!(turned.hold_rows().is_none());
         values
     };
     assert_eq!(tensor(Rows::run(2, 3, 6)), [2.0, 3.0, 4.0]);

@@ -3,6 +3,8 @@
 //! Each row of `W` is read from memory once and multiplied with every row of `x`, which stays in
 //! the cache. Four rows of `W` and two of `x` at a time share each other's loads.
 
+use std::convert::Infallible;
+
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use pulp::{Simd, WithSimd};
@@ -15,34 +17,14 @@ use crate::matrix::HalfType;
 pub(crate) fn few_rows(x: &[f32], w: &[f32], out: &mut [f32], m: usize, k: usize) {
     let n = out.len() / m;
     assert!(x.len() == m * k && w.len() == n * k && out.len() == m * n, "few_rows: lengths");
-    if m == 1 {
-        return by_columns(x, w, out, 1, k);
+    let times = FewRows::new(x, None, m, k);
+    let done = in_parts(out, m, k, |first, out| {
+        times.full(&w[first * k..][..out.len() / m * k], out);
+        Ok::<_, Infallible>(())
+    });
+    match done {
+        Ok(()) => {}
     }
-    let mut columns = vec![0.0f32; n * m];
-    by_columns(x, w, &mut columns, m, k);
-    turn(&columns, out, m);
-}
-
-/// `[n, m]` to `[m, n]`.
-fn turn(columns: &[f32], out: &mut [f32], m: usize) {
-    let n = out.len() / m;
-    for (i, row) in out.chunks_exact_mut(n).enumerate() {
-        row.iter_mut().zip(columns.chunks_exact(m)).for_each(|(y, column)| *y = column[i]);
-    }
-}
-
-/// The same with `out` as `[n, m]`.
-fn by_columns(x: &[f32], w: &[f32], out: &mut [f32], m: usize, k: usize) {
-    let n = out.len() / m;
-    let n_threads = rayon::current_num_threads();
-    if n_threads == 1 || n * k * m < PARALLEL_WORK {
-        return ARCH.dispatch(Block { x, w, out, m, k });
-    }
-    // Some more parts than threads, so that a late thread costs little; whole groups of four.
-    let part = n.div_ceil(n_threads * 4).next_multiple_of(4);
-    out.par_chunks_mut(part * m)
-        .zip(w.par_chunks(part * k))
-        .for_each(|(out, w)| ARCH.dispatch(Block { x, w, out, m, k }));
 }
 
 /// [`few_rows`] for a matrix of 16 bits: four of its rows at a time become f32, in the cache.
@@ -55,19 +37,88 @@ pub(crate) fn few_rows_of_half(
 ) {
     let n = out.len() / m;
     assert!(x.len() == m * k && w.len() == n * k && out.len() == m * n, "few_rows: lengths");
+    let times = FewRows::new(x, Some(form), m, k);
+    let done = in_parts(out, m, k, |first, out| {
+        times.half((&w[first * k..][..out.len() / m * k], form), out);
+        Ok::<_, Infallible>(())
+    });
+    match done {
+        Ok(()) => {}
+    }
+}
+
+/// Lets `each` compute parts of `out` `[m, n]`, the product of `m` rows with the `n` rows of a matrix of
+/// `k` columns. It is called on several threads with a row of the matrix and a part `[rows, m]`, for what
+/// comes of the rows from that one on: fours of them, but for the last.
+///
+/// # Errors
+/// What `each` says.
+pub(crate) fn in_parts<E: Send>(
+    out: &mut [f32],
+    m: usize,
+    k: usize,
+    each: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+) -> Result<(), E> {
+    let n = out.len() / m;
     let mut columns = if m == 1 { Vec::new() } else { vec![0.0f32; n * m] };
     let by_column = if m == 1 { &mut *out } else { &mut columns };
-    // Halves of x's rows: what goes with the even and with the odd numbers of a row of W.
-    let halves: Vec<f32> = match form {
-        HalfType::Bf16 => x.chunks_exact(k).flat_map(halves_of).collect(),
-        HalfType::F16 => Vec::new(),
-    };
-    let few = |w: &[u16], out: &mut [f32]| {
+    let n_threads = rayon::current_num_threads();
+    if n_threads == 1 || n * k * m < PARALLEL_WORK {
+        each(0, by_column)?;
+    } else {
+        // Some more parts than threads, so that a late thread costs little; whole groups of four.
+        let part = n.div_ceil(n_threads * 4).next_multiple_of(4);
+        let parts = by_column.par_chunks_mut(part * m).enumerate();
+        parts.try_for_each(|(idx, out)| each(idx * part, out))?;
+    }
+    if m > 1 {
+        turn(&columns, out, m);
+    }
+    Ok(())
+}
+
+/// `[n, m]` to `[m, n]`.
+fn turn(columns: &[f32], out: &mut [f32], m: usize) {
+    let n = out.len() / m;
+    for (i, row) in out.chunks_exact_mut(n).enumerate() {
+        row.iter_mut().zip(columns.chunks_exact(m)).for_each(|(y, column)| *y = column[i]);
+    }
+}
+
+/// A few rows, ready to be multiplied with rows of a matrix on any thread.
+pub(crate) struct FewRows<'a> {
+    /// `[m, k]`.
+    x: &'a [f32],
+    /// `[m, 2, k / 2]`: what goes with the even and with the odd numbers of a row of bf16.
+    halves: Vec<f32>,
+    m: usize,
+    k: usize,
+}
+
+impl<'a> FewRows<'a> {
+    /// `x` `[m, k]`, for a matrix of this form, f32 by default.
+    pub(crate) fn new(x: &'a [f32], form: Option<HalfType>, m: usize, k: usize) -> Self {
+        let halves = match form {
+            Some(HalfType::Bf16) => x.chunks_exact(k).flat_map(halves_of).collect(),
+            _ => Vec::new(),
+        };
+        Self { x, halves, m, k }
+    }
+
+    /// Times rows `w` `[n, k]`: `out` `[n, m]`.
+    pub(crate) fn full(&self, w: &[f32], out: &mut [f32]) {
+        let Self { x, m, k, .. } = *self;
+        ARCH.dispatch(Block { x, w, out, m, k });
+    }
+
+    /// The same for rows of 16 bits.
+    pub(crate) fn half(&self, (w, form): (&[u16], HalfType), out: &mut [f32]) {
+        let Self { x, ref halves, m, k } = *self;
         if form == HalfType::Bf16
             && k.is_multiple_of(2)
             && let Ok(w) = bytemuck::try_cast_slice::<u16, u32>(w)
         {
-            return ARCH.dispatch(PairsBlock { x: &halves, w, out, m, k });
+            return ARCH.dispatch(PairsBlock { x: halves, w, out, m, k });
         }
         let mut wide = vec![0.0f32; 4 * k];
         for (w, out) in w.chunks(4 * k).zip(out.chunks_mut(4 * m)) {
@@ -75,19 +126,6 @@ pub(crate) fn few_rows_of_half(
             widen(form, w, wide);
             ARCH.dispatch(Block { x, w: wide, out, m, k });
         }
-    };
-    let n_threads = rayon::current_num_threads();
-    if n_threads == 1 || n * k * m < PARALLEL_WORK {
-        few(w, by_column);
-    } else {
-        let part = n.div_ceil(n_threads * 4).next_multiple_of(4);
-        by_column
-            .par_chunks_mut(part * m)
-            .zip(w.par_chunks(part * k))
-            .for_each(|(out, w)| few(w, out));
-    }
-    if m > 1 {
-        turn(&columns, out, m);
     }
 }
 
@@ -227,7 +265,7 @@ impl WithSimd for WidenBf16<'_> {
     }
 }
 
-/// [`by_columns`] on one thread.
+/// `out[j, i] = x[i] · w[j]` on one thread.
 struct Block<'a> {
     x: &'a [f32],
     w: &'a [f32],

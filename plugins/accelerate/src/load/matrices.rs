@@ -6,6 +6,7 @@ use drivetrain_engine::{EngineError, ErrorKind};
 use drivetrain_kernels::{BlockFormat, Source as Rows};
 
 use super::{Loaded, Loader};
+use crate::file_rows::{FileRows, Reads};
 use crate::forms::Form;
 use crate::matrix::{BlockRows, HalfRows, HalfType, Matrix};
 
@@ -31,6 +32,9 @@ impl Loader<'_, '_> {
 
     /// A matrix or table of tokens that may be tied to one that was read before.
     pub(super) fn shared_matrix(&self, name: &str) -> Loaded<Matrix> {
+        if let Some(reads) = self.reads {
+            return self.file_rows(&[name.to_owned()], self.form(name)?, reads);
+        }
         let first = self.source.weights.first_name(name).unwrap_or_else(|| name.to_owned());
         let first = (self.executor, first);
         let known = &self.source.matrices;
@@ -72,7 +76,7 @@ impl Loader<'_, '_> {
     fn form(&self, name: &str) -> Loaded<Form> {
         let tensor = self.get(name)?;
         match self.device.is_cpu() {
-            true => Ok(self.source.forms.of(tensor, self.is_streaming)),
+            true => Ok(self.source.forms.of(tensor, self.is_streaming || self.reads.is_some())),
             false => Ok(Form::Full),
         }
     }
@@ -87,8 +91,26 @@ impl Loader<'_, '_> {
         Matrix::Blocks(Arc::new(BlockRows { format, bytes, n_in, compute }))
     }
 
+    /// Tensors one below the other as a matrix that stays in their file.
+    fn file_rows(&self, names: &[String], form: Form, reads: &Arc<Reads>) -> Loaded<Matrix> {
+        let rows = names.iter().map(|name| {
+            let what = || EngineError::internal(format!("{name} can't be read in its file"));
+            self.get(name)?.hold_rows().ok_or_else(what)
+        });
+        let rows = rows.collect::<Loaded<Vec<_>>>()?;
+        Ok(Matrix::InFile(Arc::new(FileRows::new(form, rows, self.compute, reads))))
+    }
+
     /// Tensors one below the other as a matrix.
     fn matrix(&self, names: &[String], form: Form) -> Loaded<Matrix> {
+        let forms = &self.source.forms;
+        if let Some(reads) = self.reads
+            && names
+                .iter()
+                .all(|n| self.get(n).is_ok_and(|tensor| forms.is_as_stored(tensor, form)))
+        {
+            return self.file_rows(names, form, reads);
+        }
         let (mut rows, mut n_in) = (Vec::new(), 1);
         for name in names {
             let shape = self.get(name)?.shape();
@@ -130,7 +152,7 @@ impl Loader<'_, '_> {
         (form, n_in): (HalfType, usize),
         bits: &mut [u16],
     ) -> Loaded<()> {
-        if self.is_as_stored(name, Form::Half(form))? {
+        if self.source.forms.is_as_stored(self.get(name)?, Form::Half(form)) {
             return self.fetch_rows(name, first, bytemuck::cast_slice_mut(bits));
         }
         self.convert((name, first), n_in, bits.len() / n_in.max(1), |at, values| {
@@ -146,7 +168,7 @@ impl Loader<'_, '_> {
         (format, n_in): (BlockFormat, usize),
         bytes: &mut [u8],
     ) -> Loaded<()> {
-        if self.is_as_stored(name, Form::Blocks(format))? {
+        if self.source.forms.is_as_stored(self.get(name)?, Form::Blocks(format)) {
             return self.fetch_rows(name, first, bytes);
         }
         let row_bytes = format.bytes_for(n_in).max(1);
@@ -158,14 +180,6 @@ impl Loader<'_, '_> {
                 EngineError::wrap(ErrorKind::Unsupported, message, &error)
             })
         })
-    }
-
-    /// Whether the file has the rows of a tensor in this form.
-    fn is_as_stored(&self, name: &str, form: Form) -> Loaded<bool> {
-        let tensor = self.get(name)?;
-        let stored = tensor.source().dtype().name();
-        let is_same = form.name().eq_ignore_ascii_case(stored) && cfg!(target_endian = "little");
-        Ok(is_same && tensor.row_bytes().is_some() && !self.source.weights.is_changed(name))
     }
 
     /// The bytes of rows from `first` on.
