@@ -70,10 +70,9 @@ impl MappedFile {
         #[cfg(target_os = "linux")]
         {
             use rustix::fs::{Advice, fadvise};
-            let n = std::num::NonZeroU64::new(n as u64);
-            if let (Some(n), Err(error)) =
-                (n, fadvise(&self.file, start as u64, n, Advice::WillNeed))
-            {
+            let Some(n) = std::num::NonZeroU64::new(n as u64) else { return };
+            let advised = fadvise(&self.file, start as u64, Some(n), Advice::WillNeed);
+            if let Err(error) = advised {
                 tracing::debug!(%error, path = %self.path.display(), "no pages are read ahead");
             }
         }

@@ -383,10 +383,8 @@ fn start_asker() -> Sender<Arc<[(usize, HeldRows)]>> {
             parts.iter().for_each(|(_, part)| part.expect());
         }
     };
-    let thread = std::thread::Builder::new().name("accelerate-ahead".to_owned()).spawn(body);
-    if let Err(error) = thread {
-        tracing::debug!(%error, "weights are not asked for ahead");
-    }
+    // Without the thread nothing is asked for, and reads wait for the disk as they come.
+    let _ = std::thread::Builder::new().name("accelerate-ahead".to_owned()).spawn(body);
     sender
 }
 
@@ -474,7 +472,9 @@ mod tests {
     #[test]
     fn products_are_those_of_the_same_matrix_in_memory() {
         assert!(compare(&fixture("llama_gqa"), 1e-4) >= 14);
-        assert!(compare(&fixture("gguf_llama"), 1e-4) > 0);
+        for file in ["model-F16.gguf", "model-Q8_0.gguf", "model-Q4_K_M.gguf"] {
+            assert!(compare(&fixture("gguf_llama").join(file), 1e-4) > 0, "{file}");
+        }
     }
 
     #[test]

@@ -48,10 +48,17 @@ impl HalfType {
         }
     }
 
-    pub(crate) fn source(self, bits: &[u16]) -> Source<'_> {
+    fn source(self, bits: &[u16]) -> Source<'_> {
         match self {
             Self::F16 => Source::F16(bits.reinterpret_cast()),
             Self::Bf16 => Source::Bf16(bits.reinterpret_cast()),
+        }
+    }
+
+    fn precision(self) -> Precision {
+        match self {
+            Self::F16 => Precision::F16,
+            Self::Bf16 => Precision::Bf16,
         }
     }
 }
@@ -280,9 +287,13 @@ pub(crate) fn by_tiles(
         let n = each.min(n_out - first);
         let bytes = rows.tile(first, n, read)?;
         let product = match rows.form() {
-            Form::Full => packed(compute, Source::F32(bytemuck::cast_slice(bytes)), n_in, tile)?,
+            Form::Full => {
+                let source = (Source::F32(bytemuck::cast_slice(bytes)), Precision::F32);
+                packed(compute, source, n_in, tile)?
+            }
             Form::Half(form) => {
-                packed(compute, form.source(bytemuck::cast_slice(bytes)), n_in, tile)?
+                let source = (form.source(bytemuck::cast_slice(bytes)), form.precision());
+                packed(compute, source, n_in, tile)?
             }
             Form::Blocks(format) => Product::Blocks(
                 BlockMatrix::new(format, bytes, n_in).map_err(candle_core::Error::wrap)?,
@@ -334,15 +345,10 @@ impl Product<'_> {
 /// Packs a tile into the memory of the one before, if it has its size.
 fn packed<'a>(
     compute: &Compute,
-    source: Source<'_>,
+    (source, precision): (Source<'_>, Precision),
     n_in: usize,
     tile: &mut Option<PackedMatrix>,
 ) -> Result<Product<'a>> {
-    let precision = match source {
-        Source::F32(_) => Precision::F32,
-        Source::F16(_) => Precision::F16,
-        Source::Bf16(_) => Precision::Bf16,
-    };
     let size = (source.len() / n_in, n_in, precision);
     let packed = match tile.take().filter(|m| (m.n_out(), m.n_in(), m.precision()) == size) {
         Some(mut packed) => packed.repack(&compute.pool, &[source]).map(|()| packed),
