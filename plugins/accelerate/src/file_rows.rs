@@ -29,7 +29,7 @@ const TILE_BYTES: usize = 256 << 10;
 /// Bytes that one of `n_threads` threads, and all together, read into.
 pub(crate) fn tile_bytes(n_threads: usize) -> u64 {
     // For many rows a tile is read by all threads together, as large as one that is packed.
-    (n_threads * 2 * TILE_BYTES + 2 * crate::matrix::TILE_BYTES) as u64
+    (n_threads * TILE_BYTES + 2 * crate::matrix::TILE_BYTES) as u64
 }
 
 /// A read of a tile is slow if it takes longer than a memory of 1 GB/s would.

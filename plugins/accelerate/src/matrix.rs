@@ -201,10 +201,12 @@ impl Compute {
     }
 }
 
-/// Bytes that a product with a matrix of `n_in` columns, which is no f32, takes beside its result.
-pub(crate) fn product_bytes(n_in: usize) -> u64 {
-    let rows = ROWS * n_in * size_of::<f32>();
-    let columns = ROWS * (TILE_BYTES / 2 / n_in.max(1)).max(1) * size_of::<f32>();
+/// Bytes that a product of at most `n_rows` with a matrix of `n_in` columns, which is multiplied with in
+/// tiles, takes beside its result.
+pub(crate) fn product_bytes(n_in: usize, n_rows: usize) -> u64 {
+    let n_rows = n_rows.min(ROWS);
+    let rows = n_rows * n_in * size_of::<f32>();
+    let columns = n_rows * (TILE_BYTES / 2 / n_in.max(1)).max(1) * size_of::<f32>();
     (rows + columns + 2 * TILE_BYTES) as u64
 }
 

@@ -126,12 +126,13 @@ impl Arranger<'_, '_, '_> {
             })
             .collect();
         let mut placed = self.place(&parts, &budgets, &needs, 0)?;
-        let mut staging = self.staging(&placed.homes);
+        let n_rows = self.most_rows(info) as usize;
+        let mut staging = self.staging(&placed.homes, n_rows);
         // The inference keeps room for one layer itself.
         let beyond = staging.saturating_sub(self.largest_layer());
         if beyond > 0 {
             placed = self.place(&parts, &budgets, &needs, beyond)?;
-            staging = self.staging(&placed.homes);
+            staging = self.staging(&placed.homes, n_rows);
         }
         let mut devices = self.devices_of(&placed, &budgets, &needs, staging);
         let rooms = self.rooms(&placed, info, &budgets, &devices);
@@ -161,17 +162,18 @@ impl Arranger<'_, '_, '_> {
     }
 
     /// Bytes of what is read into while others are multiplied with.
-    fn staging(&self, homes: &Homes) -> u64 {
+    fn staging(&self, homes: &Homes, n_rows: usize) -> u64 {
         let mut bytes = 0;
         if homes.multiplies(Home::Disk) {
             let scratch = SCRATCH.max(self.largest_turned());
-            bytes += SLOTS as u64 * self.largest_layer() + HEAD_PIECE + scratch;
+            let head = if homes.head == Home::Disk { HEAD_PIECE } else { 0 };
+            bytes += SLOTS as u64 * self.largest_layer() + head + scratch;
         }
         if homes.multiplies(Home::File) {
             bytes += tile_bytes(self.n_threads.get());
             // Where no matrix in memory is multiplied with in tiles.
             if self.forms.widest().is_none() {
-                bytes += product_bytes(self.forms.widest_of_all());
+                bytes += product_bytes(self.forms.widest_of_all(), n_rows);
             }
         }
         bytes
@@ -457,13 +459,19 @@ impl Arranger<'_, '_, '_> {
         overfull(&devices, self.options.max_memory.is_some()).unwrap_or(error)
     }
 
+    /// Rows of the largest batch.
+    fn most_rows(&self, info: &TokenModelInfo) -> u64 {
+        let keys = u64::from(info.max_positions.max(info.max_encoder_positions));
+        let most = u64::from(self.options.max_sequences).saturating_mul(keys);
+        u64::from(info.max_batch_tokens).min(most)
+    }
+
     /// Bytes of the largest batch's activations.
     fn activations(&self, info: &TokenModelInfo) -> u64 {
         let layers = self.architecture.stacks().flat_map(|s| s.layers.iter().map(move |l| (s, l)));
         let widest = layers.map(|(stack, layer)| row_width(stack, layer)).max().unwrap_or(0);
         let keys = u64::from(info.max_positions.max(info.max_encoder_positions));
-        let most = u64::from(self.options.max_sequences).saturating_mul(keys);
-        let n = u64::from(info.max_batch_tokens).min(most);
+        let n = self.most_rows(info);
         let heads = self.architecture.stacks().flat_map(|s| &s.layers);
         let heads = heads.map(|l| u64::from(l.self_attention.n_heads)).max().unwrap_or(0);
         // A tile of scores, and the same joined from blocks.
@@ -471,7 +479,7 @@ impl Arranger<'_, '_, '_> {
         // The engine's logits of the sequences that run, and the host's copy.
         let rows = u64::from(self.options.max_sequences.min(info.max_batch_tokens));
         let logits = 2 * rows * u64::from(info.n_logits);
-        let products = self.forms.widest().map_or(0, product_bytes);
+        let products = self.forms.widest().map_or(0, |n_in| product_bytes(n_in, n as usize));
         F32 * (n * widest + scores + logits) + products
     }
 }
