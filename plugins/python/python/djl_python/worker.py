@@ -51,10 +51,12 @@ class Call:
 
     def inputs(self, settings):
         """The function's argument."""
-        shared = {k: v for k, v in settings.items() if k != "batch_size"}
-        ones = [
-            (own, Input({**shared, **own}, content)) for _, own, content in self.requests
-        ]
+        # Whether it is a batch is the server's to say, not a setting's or a header's.
+        shared = _without_batch_size(settings)
+        ones = []
+        for _, own, content in self.requests:
+            own = _without_batch_size(own)
+            ones.append((own, Input({**shared, **own}, content)))
         return ones[0][1] if len(ones) == 1 else Input.of_batch(shared, ones)
 
     def cancel(self):
@@ -105,6 +107,10 @@ def log_error(error):
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     sys.stderr.write(text)
     sys.stderr.flush()
+def _without_batch_size(properties):
+    return {key: value for key, value in properties.items() if key.lower() != "batch_size"}
+
+
 
 
 class Answering:
