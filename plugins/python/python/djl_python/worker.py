@@ -348,9 +348,9 @@ class Worker:
             log_error(error)
             call.take_credit()
             self._answering.piece(call, describe(error).encode("utf-8", "replace"))
-        finally:
-            close = getattr(items, "close", None)
-            if call.is_cancelled and callable(close):
+        close = getattr(items, "close", None)
+        if call.is_cancelled and callable(close):
+            try:
                 close()
         if not sent:
             self._answering.first_piece(call, output, _END)
@@ -379,6 +379,8 @@ class Worker:
         self._loop = loop
         self._start_tasks()
         await asyncio.Event().wait()
+            except BaseException as error:
+                log_error(error)
 
     def _start_tasks(self):
         while True:
@@ -437,7 +439,10 @@ class Worker:
             await call.take_credit_async()
             self._answering.piece(call, describe(error).encode("utf-8", "replace"))
         if items is not None and call.is_cancelled:
-            await items.aclose()
+            try:
+                await items.aclose()
+            except BaseException as error:
+                log_error(error)
         if not sent:
             self._answering.first_piece(call, output, _END)
         self._answering.end(call)
