@@ -236,8 +236,7 @@ class Worker:
         while True:
             frame = self._connection.receive()
             if frame is None:
-                # Without a server there is nothing to live for, whatever the handler is doing.
-                os._exit(0)
+                return
             kind, ident, body = frame
             if kind == wire.CALL:
                 call = Call(ident, body)
@@ -251,6 +250,16 @@ class Worker:
                 call = self._calls.get(ident)
             if call is not None and kind == wire.CANCEL:
                 call.cancel()
+        try:
+            self._receive_all()
+        except BaseException as error:
+            # Nobody else would hear of requests.
+            log_error(error)
+            os._exit(1)
+        # Without a server there is nothing to live for, whatever the handler is doing.
+        os._exit(0)
+
+    def _receive_all(self):
             elif call is not None and kind == wire.CREDIT:
                 call.add_credit(body.number("I"))
 
@@ -508,7 +517,11 @@ def main(arguments, package_root):
     sys.path.insert(0, options.model_dir)
     paths = [options.model_dir, package_root, os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    Worker(connection, options).run()
-    sys.stdout.flush()
-    # Threads of the handler's are not waited for.
-    os._exit(1)
+    try:
+        Worker(connection, options).run()
+        sys.stdout.flush()
+    except BaseException as error:
+        log_error(error)
+    finally:
+        # Threads of the handler's are not waited for.
+        os._exit(1)
