@@ -48,6 +48,8 @@ class Call:
         self.loop = None
         self.task = None
         self.is_cancelled = False
+        # Whether a thread works for its task, which no cancellation reaches.
+        self.is_on_thread = False
 
     def inputs(self, settings):
         """The function's argument."""
@@ -63,8 +65,24 @@ class Call:
         """Nobody waits for the rest."""
         self.is_cancelled = True
         self.add_credit(1)
-        if self.task is not None:
-            self.loop.call_soon_threadsafe(self.task.cancel)
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self._cancel_task)
+
+    def _cancel_task(self):
+        if not self.is_on_thread:
+            self.task.cancel()
+
+    async def on_thread(self, threads, function, *args):
+        """Calls a function on a thread. Its task is not cancelled meanwhile: it would end, and the
+        thread go on."""
+        self.is_on_thread = True
+        try:
+            result = await self.loop.run_in_executor(threads, function, *args)
+        finally:
+            self.is_on_thread = False
+        if self.is_cancelled:
+            raise asyncio.CancelledError
+        return result
 
     def add_credit(self, count):
         """The server takes `count` more pieces."""
@@ -378,8 +396,7 @@ class Worker:
         self._threads = concurrent.futures.ThreadPoolExecutor(n_in_flight + 4, "handler")
         loop = asyncio.get_running_loop()
         try:
-            inputs = Input(self._settings)
-            result = await self._invoke(self._service.initialize(self._settings), inputs)
+            result = await self._initialize_on_loop()
         except BaseException as error:
             self._refuse(error)
             return
@@ -397,21 +414,32 @@ class Worker:
                 call = self._queue.get_nowait()
             except queue.Empty:
                 return
-            call.loop = self._loop
             call.task = self._loop.create_task(self._answer_async(call))
+            # After the task: who cancels looks for the loop.
+            call.loop = self._loop
 
-    async def _invoke(self, function, inputs):
+    async def _initialize_on_loop(self):
+        inputs = Input(self._settings)
+        function = self._service.initialize(self._settings)
         if inspect.iscoroutinefunction(function):
             return await function(inputs)
         loop = asyncio.get_running_loop()
         result = await loop.run_in_executor(self._threads, function, inputs)
         return await result if inspect.isawaitable(result) else result
 
+    async def _invoke(self, call):
+        function, inputs = self._service.function(call.function), call.inputs(self._settings)
+        if inspect.iscoroutinefunction(function):
+            return await function(inputs)
+        result = await call.on_thread(self._threads, function, inputs)
+        return await result if inspect.isawaitable(result) else result
+
     async def _answer_async(self, call):
         try:
             try:
-                function = self._service.function(call.function)
-                result = await self._invoke(function, call.inputs(self._settings))
+                if call.is_cancelled:
+                    raise asyncio.CancelledError
+                result = await self._invoke(call)
                 stream = self._answering.returned(call, result)
             except BaseException as error:
                 self._answering.raised(call, error)
@@ -426,7 +454,7 @@ class Worker:
     async def _send_stream_async(self, call, output):
         sent, items = False, None
         try:
-            items = self._items(output.stream_content)
+            items = self._items(call, output.stream_content)
             async for item in items:
                 if call.is_cancelled:
                     break
@@ -456,15 +484,14 @@ class Worker:
             self._answering.first_piece(call, output, _END)
         self._answering.end(call)
 
-    async def _items(self, content):
+    async def _items(self, call, content):
         if hasattr(content, "__aiter__"):
             async for item in content:
                 yield item
             return
-        loop = asyncio.get_running_loop()
         items = iter(content)
         while True:
-            item = await loop.run_in_executor(self._threads, next, items, _END)
+            item = await call.on_thread(self._threads, next, items, _END)
             if item is _END:
                 return
             yield item
