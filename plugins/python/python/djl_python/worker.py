@@ -107,6 +107,10 @@ class Call:
             await self._waiter.wait()
 
 
+def _without_batch_size(properties):
+    return {key: value for key, value in properties.items() if key.lower() != "batch_size"}
+
+
 def is_out_of_memory(error):
     """Whether an error says that memory ran out."""
     if any(cls.__name__ in ("MemoryError", "OutOfMemoryError") for cls in type(error).__mro__):
@@ -125,10 +129,6 @@ def log_error(error):
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     sys.stderr.write(text)
     sys.stderr.flush()
-def _without_batch_size(properties):
-    return {key: value for key, value in properties.items() if key.lower() != "batch_size"}
-
-
 
 
 class Answering:
@@ -251,6 +251,16 @@ class Worker:
         return said or (ASYNC_IN_FLIGHT if is_async or self._options.async_mode else 1)
 
     def _receive(self):
+        try:
+            self._receive_all()
+        except BaseException as error:
+            # Nobody else would hear of requests.
+            log_error(error)
+            os._exit(1)
+        # Without a server there is nothing to live for, whatever the handler is doing.
+        os._exit(0)
+
+    def _receive_all(self):
         while True:
             frame = self._connection.receive()
             if frame is None:
@@ -268,16 +278,6 @@ class Worker:
                 call = self._calls.get(ident)
             if call is not None and kind == wire.CANCEL:
                 call.cancel()
-        try:
-            self._receive_all()
-        except BaseException as error:
-            # Nobody else would hear of requests.
-            log_error(error)
-            os._exit(1)
-        # Without a server there is nothing to live for, whatever the handler is doing.
-        os._exit(0)
-
-    def _receive_all(self):
             elif call is not None and kind == wire.CREDIT:
                 call.add_credit(body.number("I"))
 
@@ -379,6 +379,8 @@ class Worker:
         if call.is_cancelled and callable(close):
             try:
                 close()
+            except BaseException as error:
+                log_error(error)
         if not sent:
             self._answering.first_piece(call, output, _END)
         self._answering.end(call)
@@ -405,8 +407,6 @@ class Worker:
         self._loop = loop
         self._start_tasks()
         await asyncio.Event().wait()
-            except BaseException as error:
-                log_error(error)
 
     def _start_tasks(self):
         while True:
