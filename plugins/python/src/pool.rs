@@ -180,6 +180,37 @@ impl Pool {
         }
     }
 
+    /// Room for a call of this very worker; waits for it as long as `limit`. None if it has gone.
+    pub(crate) fn acquire_of(
+        &self,
+        worker: &Arc<Worker>,
+        limit: Duration,
+    ) -> Result<Option<Lease<'_>>, PythonError> {
+        let asked = Instant::now();
+        let mut state = self.lock();
+        loop {
+            let mut seats = state.seats.iter_mut();
+            let Some(seat) = seats.find(|seat| Arc::ptr_eq(&seat.worker, worker)) else {
+                return Ok(None);
+            };
+            if !worker.is_usable() {
+                return Ok(None);
+            }
+            if seat.n_busy < worker.max_in_flight() {
+                seat.n_busy += 1;
+                return Ok(Some(Lease { pool: self, worker: Arc::clone(worker) }));
+            }
+            if self.launch.services.cancelled() {
+                return Err(PythonError::Cancelled);
+            }
+            if asked.elapsed() >= limit {
+                return Err(PythonError::AllBusy { model: self.model.clone(), limit });
+            }
+            self.show_life();
+            state = self.wait(state, TURN);
+        }
+    }
+
     /// The workers that live.
     pub(crate) fn alive(&self) -> Vec<Arc<Worker>> {
         let state = self.lock();
