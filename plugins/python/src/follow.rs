@@ -99,8 +99,9 @@ impl Following<'_> {
                 }
                 false
             }
-            Event::Piece(bytes) if progress.has_begun => {
-                if progress.is_wanted && !bytes.is_empty() && !reply.frame(&bytes) {
+            Event::Piece(piece) if progress.has_begun => {
+                let bytes = piece.bytes();
+                if progress.is_wanted && !bytes.is_empty() && !reply.frame(bytes) {
                     self.let_go(progress);
                 }
                 progress.n_pieces += 1;

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -17,6 +18,7 @@ use drivetrain_engine::{LogLevel, Request, Services};
 use crate::entry::Entry;
 use crate::error::PythonError;
 use crate::output;
+use crate::piece::Piece;
 use crate::process::{self, Process};
 use crate::settings::Settings;
 use crate::wire::{self, Failure, Frame, WireError};
@@ -26,6 +28,10 @@ pub(crate) const CREDIT: u32 = 16;
 
 /// Events of a request that may wait: its pieces, its head and end, and a last word after a cancel.
 const MAX_EVENTS: usize = CREDIT as usize + 8;
+
+/// Most bytes of pieces that may wait for those who asked for them, of all of a worker's requests. A single
+/// piece has the limit of a frame.
+const MAX_WAITING_BYTES: u64 = 1 << 30;
 
 /// How long a process whose socket has closed is given to end by itself.
 const ENDING: Duration = Duration::from_millis(500);
@@ -55,7 +61,7 @@ pub(crate) struct Launch {
 pub(crate) enum Event {
     Ready { max_in_flight: u32 },
     Reply { status: u16, reason: String, headers: Vec<(String, String)> },
-    Piece(Vec<u8>),
+    Piece(Piece),
     End,
     Failed(Failure, String),
 }
@@ -70,6 +76,8 @@ pub(crate) struct Worker {
     writing: Mutex<()>,
     table: Mutex<Table>,
     max_in_flight: OnceLock<u32>,
+    /// Bytes of pieces that wait.
+    waiting: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +131,7 @@ impl Worker {
             writing: Mutex::new(()),
             table: Mutex::new(table),
             max_in_flight: OnceLock::new(),
+            waiting: Arc::default(),
         });
         let no_thread = failed("it could not be given a thread");
         let started = print(out, &title, LogLevel::Info, &launch.services)
@@ -357,7 +366,10 @@ impl Worker {
             Frame::Reply { id, status, reason, headers } => {
                 (id, Event::Reply { status, reason, headers })
             }
-            Frame::Piece { id, bytes } => (id, Event::Piece(bytes)),
+            Frame::Piece { id, bytes } => {
+                let piece = Piece::new(bytes, &self.waiting, MAX_WAITING_BYTES);
+                (id, Event::Piece(piece.ok_or("sent more than can wait and was replaced")?))
+            }
             Frame::End { id } => (id, Event::End),
             Frame::Failed { id, kind, message } => (id, Event::Failed(kind, message)),
         };
