@@ -10,9 +10,11 @@ use drivetrain_engine::{
     LogLevel, MetricKind, ModelKind, Options, Outputs, Segment, Services, Wanted,
 };
 
+use tempfile::TempDir;
+
 use crate::ENGINE;
 use crate::degrees::own;
-use crate::support::{Model, assert_close, try_load, workspace};
+use crate::support::{Model, Part, assert_close, try_load, workspace};
 
 const DECODERS: [&str; 19] = [
     "bloom",
@@ -300,6 +302,57 @@ fn ranks_go_on_after_one_has_failed() {
         assert!(!error.causes().iter().any(|cause| cause.contains("another rank")), "{error:?}");
         assert_eq!(model.inner.n_sequences(), 0);
         assert!(rows(&mut model, &prompt) == expect);
+    }
+}
+
+/// Panics where it is told of numbers that are not finite, which is in the middle of a pass.
+struct Touchy;
+
+impl HostServices for Touchy {
+    fn log(&self, _: LogLevel, message: &str) {
+        assert!(!message.contains("not finite"), "it is not finite");
+    }
+    fn metric(&self, _: MetricKind, _: &str, _: f64) {}
+    fn progress(&self, _: &str, _: u64, _: u64) {}
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// A copy of a fixture in which a matrix of the first layer is not finite.
+fn damaged(name: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture(name).join("config.json"), dir.path().join("config.json")).unwrap();
+    let mut bytes = std::fs::read(fixture(name).join("model.safetensors")).unwrap();
+    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..data]).unwrap();
+    let offsets = &header["model.layers.0.mlp.down_proj.weight"]["data_offsets"];
+    let at = |idx: usize| data + offsets[idx].as_u64().unwrap() as usize;
+    for value in bytes[at(0)..at(1)].chunks_exact_mut(4) {
+        value.copy_from_slice(&f32::INFINITY.to_le_bytes());
+    }
+    std::fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
+    dir
+}
+
+#[test]
+fn a_pass_that_panics_leaves_nothing_behind() {
+    let dir = damaged("llama_gqa");
+    for degree in [1, own()] {
+        let degree = degree.to_string();
+        let options = [("dtype", "fp32"), ("tensor_parallel_degree", degree.as_str())];
+        let services = Services::new(Arc::new(Touchy));
+        let request = LoadRequest { services, ..request(dir.path(), &options, 2, &Arc::default()) };
+        let LoadedModel::Token(model) = ENGINE.load(&request).unwrap() else { panic!("no model") };
+        let mut model = Model::of(model);
+        for _ in 0..3 {
+            let (sequence, tokens) = (model.name(), tokens(12, 7));
+            let part = Part { sequence, tokens: &tokens, position: 0, wanted: Wanted::LastLogits };
+            let error = model.try_run(false, &[part], &[]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Internal);
+            assert!(error.message().contains("it is not finite"), "{error}");
+            assert_eq!(model.inner.n_sequences(), 0);
+        }
     }
 }
 
