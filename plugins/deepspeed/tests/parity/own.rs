@@ -7,14 +7,13 @@ use std::sync::{Arc, Mutex};
 
 use drivetrain_engine::{
     AdapterId, Batch, Engine, EngineError, ErrorKind, HostServices, LoadRequest, LoadedModel,
-    LogLevel, MetricKind, ModelKind, Options, Outputs, Segment, Services, Wanted,
+    LogLevel, MetricKind, Options, Outputs, Segment, Services, Wanted,
 };
-
 use tempfile::TempDir;
 
 use crate::ENGINE;
 use crate::degrees::own;
-use crate::support::{Model, Part, assert_close, try_load, workspace};
+use crate::support::{Model, Part, assert_close, distance, rows, tokens, try_load, workspace};
 
 const DECODERS: [&str; 19] = [
     "bloom",
@@ -103,30 +102,6 @@ fn load_at(dir: &Path, form: (&str, &str), degree: u32, n_threads: usize) -> Mod
         LoadedModel::Token(model) => Model::of(model),
         LoadedModel::Request(_) => panic!("a request model"),
     }
-}
-
-fn tokens(n: usize, salt: u32) -> Vec<u32> {
-    (0..n as u32).map(|i| 5 + (i * 37 + salt * 11) % 200).collect()
-}
-
-/// Logits, or hidden states of an encoder, of a prompt.
-fn rows(model: &mut Model, prompt: &[u32]) -> Vec<f32> {
-    let wanted = if model.info.n_logits == 0 || model.info.kind == ModelKind::Encoder {
-        Wanted::Hidden
-    } else {
-        Wanted::AllLogits
-    };
-    let sequence = model.begin(prompt);
-    let rows = model.step(sequence, prompt, 0, wanted);
-    model.inner.release(sequence);
-    if wanted == Wanted::Hidden { rows.hidden } else { rows.logits }
-}
-
-/// The root of the mean square of the difference, as a part of that of the values.
-fn distance(found: &[f32], expect: &[f32]) -> f32 {
-    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>();
-    let apart = square(&mut found.iter().zip(expect).map(|(a, b)| a - b));
-    (apart / square(&mut expect.iter().copied())).sqrt()
 }
 
 #[test]
@@ -346,8 +321,8 @@ fn a_pass_that_panics_leaves_nothing_behind() {
         let LoadedModel::Token(model) = ENGINE.load(&request).unwrap() else { panic!("no model") };
         let mut model = Model::of(model);
         for _ in 0..3 {
-            let (sequence, tokens) = (model.name(), tokens(12, 7));
-            let part = Part { sequence, tokens: &tokens, position: 0, wanted: Wanted::LastLogits };
+            let (sequence, prompt) = (model.name(), tokens(12, 7));
+            let part = Part { sequence, tokens: &prompt, position: 0, wanted: Wanted::LastLogits };
             let error = model.try_run(false, &[part], &[]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Internal);
             assert!(error.message().contains("it is not finite"), "{error}");
