@@ -194,7 +194,7 @@ fn ranks_together_have_the_model_and_what_the_plan_lists() {
     let (degree, log) = (own().to_string(), Arc::new(Log::default()));
     let options = [("dtype", "fp32"), ("tensor_parallel_degree", degree.as_str())];
     let request = request(&dir, &options, 2, &log);
-    let plan = ENGINE.plan(&request).unwrap();
+    let plan = ENGINE.plan(&request).unwrap().unwrap();
     let LoadedModel::Token(model) = ENGINE.load(&request).unwrap() else { panic!("no model") };
     let info = model.info();
     let log = log.0.lock().unwrap();
@@ -221,11 +221,11 @@ fn ranks_together_have_the_model_and_what_the_plan_lists() {
 fn the_plan_lists_what_several_ranks_have() {
     let (dir, log) = (fixture("variants/llama_bias_mqa"), Arc::default());
     let options = [("tensor_parallel_degree", "2")];
-    let plan = ENGINE.plan(&request(&dir, &options, 2, &log)).unwrap();
+    let plan = ENGINE.plan(&request(&dir, &options, 2, &log)).unwrap().unwrap();
     let note = "bytes on more than one rank: heads of keys and values that several ranks read ";
     assert!(plan.notes.iter().any(|line| line.starts_with(note)), "{:?}", plan.notes);
     let one = [("tensor_parallel_degree", "1")];
-    let one = ENGINE.plan(&request(&dir, &one, 2, &log)).unwrap();
+    let one = ENGINE.plan(&request(&dir, &one, 2, &log)).unwrap().unwrap();
     assert_eq!(one.notes.len(), 1, "{:?}", one.notes);
 }
 
