@@ -119,8 +119,26 @@ pub(crate) struct Loader<'a> {
 impl Loader<'_> {
     /// Loads the model of the options.
     pub(crate) fn load(&self) -> Result<LoadedModel, EngineError> {
+        self.with(&[], |request| self.engine.load(request))
+    }
+
+    /// Calls `ask` with the request for the model of the options, and `more` of them.
+    pub(crate) fn with<T>(
+        &self,
+        more: &[(&str, &str)],
+        ask: impl FnOnce(&LoadRequest<'_>) -> T,
+    ) -> T {
         let dir = self.options.model_dir.as_deref().unwrap_or(Path::new(""));
-        self.load_from(dir, Services::silent())
+        let pairs = self.options.options.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let pairs: Vec<(&str, &str)> = pairs.chain(more.iter().copied()).collect();
+        ask(&LoadRequest {
+            model_name: "check",
+            model_dir: dir,
+            adapter_dir: None,
+            options: Options::new(&pairs),
+            n_threads: self.options.n_threads,
+            services: Services::silent(),
+        })
     }
 
     /// Loads whatever is at `dir`.
@@ -129,15 +147,8 @@ impl Loader<'_> {
         dir: &Path,
         services: Services,
     ) -> Result<LoadedModel, EngineError> {
-        let pairs = self.options.options.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        let pairs: Vec<(&str, &str)> = pairs.collect();
-        self.engine.load(&LoadRequest {
-            model_name: "check",
-            model_dir: dir,
-            adapter_dir: None,
-            options: Options::new(&pairs),
-            n_threads: self.options.n_threads,
-            services,
+        self.with(&[], |request| {
+            self.engine.load(&LoadRequest { model_dir: dir, services, ..request.clone() })
         })
     }
 

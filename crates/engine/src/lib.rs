@@ -21,7 +21,7 @@ pub use library::{EngineLibrary, OpenEngineError, through_abi};
 pub use load_plan::{DevicePlan, LoadPlan, PlacedModule, PlannedPart};
 pub use model::{
     Call, DefaultDecoderInput, Engine, EngineInfo, HeadKind, LoadRequest, LoadedModel,
-    MERGES_ADAPTERS, ModelKind, NO_PLAN, Options, Reply, Request, RequestModel, RequestModelInfo,
+    MERGES_ADAPTERS, ModelKind, Options, Reply, Request, RequestModel, RequestModelInfo,
     TokenModel, TokenModelInfo,
 };
 pub use services::{HostServices, LogLevel, MetricKind, Services};

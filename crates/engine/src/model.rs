@@ -25,25 +25,19 @@ pub trait Engine: Send + Sync {
     /// `OutOfMemory` with the figures, `Unsupported` for a model this engine has no code for.
     fn load(&self, request: &LoadRequest<'_>) -> Result<LoadedModel, EngineError>;
 
-    /// Says what [`Self::load`] would do with this request: the same checks of files, options and
-    /// limits, and the same figures, from names and sizes alone. Takes no memory for weights and reads
-    /// none of them; what it opened is closed when it returns. Called from any thread, also while
-    /// models are loaded, and may be followed by `load` or by nothing.
+    /// Says what [`Self::load`] would do with this request, on one device or more: the same checks of
+    /// files, options and limits, and the same figures, from names and sizes alone. Takes no memory for
+    /// weights and reads none of them; what it opened is closed when it returns. Called from any thread,
+    /// also while models are loaded, and may be followed by `load` or by nothing. `None`, which is the
+    /// default, says that the engine may load the model and states no plan of it.
     ///
     /// # Errors
     /// Those of `load`, a model that would not fit included, so that a plan is a model that loads.
-    /// `Unsupported` with the message [`NO_PLAN`] from an engine that states none, which is the
-    /// default.
-    fn plan(&self, request: &LoadRequest<'_>) -> Result<LoadPlan, EngineError> {
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<Option<LoadPlan>, EngineError> {
         let _ = request;
-        Err(EngineError::unsupported(NO_PLAN))
+        Ok(None)
     }
 }
-
-/// What an engine says that states no plan. By this message a host tells it from a model that the
-/// engine has no code for.
-pub const NO_PLAN: &str = "this engine states no plan: choose one that does with option.engine, or \
-                           load the model and read its figures in the log";
 
 /// The capability of an engine that heeds [`LoadRequest::adapter_dir`].
 pub const MERGES_ADAPTERS: &str = "merges-adapters";

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use built::library;
 use drivetrain_engine::{
     AdapterId, Batch, Call, DevicePlan, Engine, EngineError, EngineLibrary, ErrorKind,
-    HostServices, LoadPlan, LoadRequest, LoadedModel, LogLevel, MetricKind, NO_PLAN, Options,
-    Outputs, PlacedModule, PlannedPart, Reply, Request, RequestModel, Segment, SeqId, Services,
-    TokenModel, Wanted,
+    HostServices, LoadPlan, LoadRequest, LoadedModel, LogLevel, MetricKind, Options, Outputs,
+    PlacedModule, PlannedPart, Reply, Request, RequestModel, Segment, SeqId, Services, TokenModel,
+    Wanted,
 };
 
 /// A host that writes down what it is told, or panics.
@@ -71,7 +71,7 @@ fn load(host: &Arc<Host>, options: &[(&str, &str)]) -> Result<LoadedModel, Engin
     open("faulty").load(&request(host, options))
 }
 
-fn plan(host: &Arc<Host>, options: &[(&str, &str)]) -> Result<LoadPlan, EngineError> {
+fn plan(host: &Arc<Host>, options: &[(&str, &str)]) -> Result<Option<LoadPlan>, EngineError> {
     open("faulty").plan(&request(host, options))
 }
 
@@ -161,15 +161,16 @@ fn a_plan_crosses_unchanged() {
         max_sequences: 3,
         notes: vec!["dtype=fp32".into(), "ü=".into()],
     };
-    assert_eq!(found, expect);
+    assert_eq!(found, Some(expect));
     assert_eq!(host.told(), ["Info planning"]);
     assert_eq!(Arc::strong_count(&host), 1, "the services are given back");
 }
 
 #[test]
 fn an_engine_without_a_plan_says_so() {
-    let error = open("plain").plan(&request(&Arc::default(), &[])).expect_err("it has none");
-    assert_eq!(error, EngineError::unsupported(NO_PLAN));
+    assert_eq!(open("plain").plan(&request(&Arc::default(), &[])), Ok(None));
+    let error = plan(&Arc::default(), &[("empty", "yes")]).expect_err("that is no plan");
+    assert_eq!(error, EngineError::internal("the engine's plan names no device"));
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub(crate) struct Angles {
     pub(crate) cos: Floats,
     pub(crate) sin: Floats,
     pub(crate) half: usize,
+    /// `[half]`: those of a sequence, where they depend on its length.
+    pub(crate) frequencies: Vec<f32>,
 }
 
 /// What attention works in.
@@ -151,7 +153,12 @@ impl Arena {
                 qkv: rows(widths.qkv),
                 attended: rows(widths.q),
                 angles: (0..rotaries)
-                    .map(|_| Angles { cos: rows(half), sin: rows(half), half })
+                    .map(|_| Angles {
+                        cos: rows(half),
+                        sin: rows(half),
+                        half,
+                        frequencies: vec![0.0; half],
+                    })
                     .collect(),
                 identity: (0..n_rows as u32).collect(),
                 distances: DistanceRows::new(

@@ -252,7 +252,9 @@ impl SelfAttention<'_> {
         [q, k]: [Columns; 2],
     ) -> Result<(), KernelError> {
         let spec = &self.scoring.spec;
-        let Some(Angles { cos, sin, half }) = rows.angles.get(angles_idx) else { return Ok(()) };
+        let Some(Angles { cos, sin, half, .. }) = rows.angles.get(angles_idx) else {
+            return Ok(());
+        };
         let rotary = Rotary {
             pairs,
             head_dim: spec.head_dim as usize,

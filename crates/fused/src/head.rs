@@ -102,22 +102,37 @@ impl Shared<'_, '_> {
         workspace: &mut Workspace,
         collective: &mut dyn Collective,
     ) -> Result<(), KernelError> {
-        let (n_in, width, total) =
-            (self.linear.n_in(), self.linear.width(), self.head.plan.width as usize);
+        let total = self.head.plan.width as usize;
+        let n_in = self.linear.n_in();
         let n_rows = x.len() / n_in;
         let most = (collective.capacity() / self.widest).max(1);
-        let mut own = std::mem::take(&mut workspace.runs);
         for first in (0..n_rows).step_by(most) {
             let n = most.min(n_rows - first);
+            // Its memory is for the next piece, or the next pass, whatever comes of this one.
+            let mut own = std::mem::take(&mut workspace.runs);
             own.set_selected(runs, first..first + n);
             let x = &x[first * n_in..(first + n) * n_in];
-            let partial = collective.partial(n * width)?;
-            self.head.project(self.linear, (cpu, &own), x, partial, workspace)?;
             let to = logits.as_deref_mut();
             let to = to.map(|to| &mut to[first * total..(first + n) * total]);
-            collective.gather(cpu, (n, width), to)?;
+            let done = self.piece((cpu, &own), x, to, workspace, collective);
+            workspace.runs = own;
+            done?;
         }
-        workspace.runs = own;
         Ok(())
+    }
+
+    /// So many rows at once.
+    fn piece(
+        &self,
+        (cpu, runs): (Cpu<'_>, &Runs),
+        x: &[f32],
+        to: Option<&mut [f32]>,
+        workspace: &mut Workspace,
+        collective: &mut dyn Collective,
+    ) -> Result<(), KernelError> {
+        let (n, width) = (x.len() / self.linear.n_in(), self.linear.width());
+        let partial = collective.partial(n * width)?;
+        self.head.project(self.linear, (cpu, runs), x, partial, workspace)?;
+        collective.gather(cpu, (n, width), to)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -213,34 +213,31 @@ fn run(
         let Some((weights, rank)) = alone else {
             return Err(EngineError::internal("a model without weights"));
         };
-        return weights.run(rank, pass, Some(out));
+        return guarded(|| weights.run(rank, pass, Some(out)));
     };
     let out = Mutex::new(out);
-    let ran = catch_unwind(AssertUnwindSafe(|| {
-        team.each(ranks, |idx, rank| {
-            let mut out = (idx == 0).then(|| out.lock().unwrap_or_else(PoisonError::into_inner));
-            let out = out.as_mut().map(|out| &mut ***out);
-            let done = catch_unwind(AssertUnwindSafe(|| weights[idx].run(rank, pass, out)));
-            // Who failed meets the others no more.
-            if !matches!(done, Ok(Ok(())))
-                && let Some(collective) = &rank.arena.collective
-            {
-                collective.abandon();
-            }
-            match done {
-                Ok(done) => rank.failure = done.err(),
-                Err(panic) => resume_unwind(panic),
-            }
-        });
-    }));
-    let failed = settle(ranks);
-    match ran {
-        Ok(()) => failed,
-        Err(panic) => {
-            join(ranks);
-            resume_unwind(panic)
+    team.each(ranks, |idx, rank| {
+        let mut out = (idx == 0).then(|| out.lock().unwrap_or_else(PoisonError::into_inner));
+        let out = out.as_mut().map(|out| &mut ***out);
+        rank.failure = guarded(|| weights[idx].run(rank, pass, out)).err();
+        // Who failed meets the others no more.
+        if rank.failure.is_some()
+            && let Some(collective) = &rank.arena.collective
+        {
+            collective.abandon();
         }
-    }
+    });
+    settle(ranks)
+}
+
+/// What `work` returns, or its panic as an error: what was planned for a pass is then undone.
+fn guarded(work: impl FnOnce() -> Result<(), EngineError>) -> Result<(), EngineError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("without a message");
+        Err(EngineError::internal(format!("a pass panicked: {text}")))
+    })
 }
 
 /// The first reason for which ranks failed, if they did; they can then meet again.

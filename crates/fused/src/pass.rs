@@ -134,7 +134,7 @@ impl<'a> ModelWeights<'a> {
         out: Option<&mut Outputs<'_>>,
     ) -> Result<(), EngineError> {
         let RankState { pool, stores, arena, selected, .. } = rank;
-        let Pass { batch, planned, runs, dim, .. } = *pass;
+        let Pass { batch, planned, runs, .. } = *pass;
         let cpu = Cpu { isa: pass.isa, pool };
         let Some(encoder) = &self.encoder else {
             return Err(EngineError::internal("a model without any stack"));
@@ -142,18 +142,11 @@ impl<'a> ModelWeights<'a> {
         let step = pass.step(cpu);
         let mut stack_caches = StackCaches { own: &mut stores.passing, cross: &[] };
         encoder.forward((batch, planned), &step, &mut stack_caches, arena, pass.services)?;
+        let Some(decoder) = &self.decoder else {
+            return self.end((encoder, &step), pass, (arena, selected), out);
+        };
         let (from_dim, n_rows) = (encoder.embedding.dim, step.n_rows);
         let Arena { x, y, normed, attention, workspace, .. } = &mut *arena;
-        let Some(decoder) = &self.decoder else {
-            let n = gather(planned, self.reads_first(), from_dim, x, y);
-            if n > 0 {
-                selected.set_selected(runs, self.needed_rows(planned));
-                let step = Step { runs: selected, n_rows: n, ..step };
-                let (y, normed) = (&mut y[..n * from_dim], &mut normed[..n * dim]);
-                encoder.finish(&step, y, normed, workspace).map_err(compute)?;
-            }
-            return self.write((cpu, planned), (runs, selected), arena, dim, out);
-        };
         let (x, y) = (&mut x[..n_rows * from_dim], &mut y[..n_rows * from_dim]);
         encoder.finish(&step, x, y, workspace).map_err(compute)?;
         let crosses = decoder.layers.iter().filter_map(|layer| layer.cross_attention.as_ref());
@@ -174,24 +167,37 @@ impl<'a> ModelWeights<'a> {
         out: Option<&mut Outputs<'_>>,
     ) -> Result<(), EngineError> {
         let RankState { pool, stores, arena, selected, .. } = rank;
-        let Pass { batch, planned, runs, dim, .. } = *pass;
         let cpu = Cpu { isa: pass.isa, pool };
         let Some(decoder) = &self.decoder else {
             return Err(EngineError::internal("a model without any stack"));
         };
         let step = pass.step(cpu);
-        let mut stack_caches = StackCaches { own: &mut stores.own, cross: &stores.cross };
-        decoder.forward((batch, planned), &step, &mut stack_caches, arena, pass.services)?;
-        let from_dim = decoder.embedding.dim;
+        let mut caches = StackCaches { own: &mut stores.own, cross: &stores.cross };
+        let of = (pass.batch, pass.planned);
+        decoder.forward(of, &step, &mut caches, arena, pass.services)?;
+        self.end((decoder, &step), pass, (arena, selected), out)
+    }
+
+    /// The end of a pass whose last stack's layers have left the batch's rows in `arena.x`: those that
+    /// outputs are made of through the final norm, and the outputs.
+    fn end(
+        &self,
+        (stack, step): (&StackWeights<'a>, &Step<'_>),
+        pass: &Pass<'_>,
+        (arena, selected): (&mut Arena, &mut Runs),
+        out: Option<&mut Outputs<'_>>,
+    ) -> Result<(), EngineError> {
+        let Pass { planned, runs, dim, .. } = *pass;
+        let from_dim = stack.embedding.dim;
         let Arena { x, y, normed, workspace, .. } = &mut *arena;
         let n = gather(planned, self.reads_first(), from_dim, x, y);
         if n > 0 {
             selected.set_selected(runs, self.needed_rows(planned));
-            let step = Step { runs: selected, n_rows: n, ..step };
+            let step = Step { runs: selected, n_rows: n, ..*step };
             let (y, normed) = (&mut y[..n * from_dim], &mut normed[..n * dim]);
-            decoder.finish(&step, y, normed, workspace).map_err(compute)?;
+            stack.finish(&step, y, normed, workspace).map_err(compute)?;
         }
-        self.write((cpu, planned), (runs, selected), arena, dim, out)
+        self.write((step.cpu, planned), (runs, selected), arena, dim, out)
     }
 
     /// The rows of the batch that outputs are made of.

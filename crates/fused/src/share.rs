@@ -216,8 +216,8 @@ impl ModelShare {
     }
 }
 
-/// The largest degree at which each rank has a part of each feed-forward, and the fewest heads and
-/// columns of any layer.
+/// The fewest heads of any layer, and the fewest columns of any feed-forward: at a degree up to these each
+/// rank has a part of each feed-forward.
 pub(crate) fn most_ranks(architecture: &Architecture) -> (usize, usize) {
     let layers = || architecture.stacks().flat_map(|stack| &stack.layers);
     let heads = layers().map(|layer| layer.self_attention.n_heads as usize).min();

@@ -106,12 +106,18 @@ impl<'a> StackWeights<'a> {
             let half = frequencies.len();
             angles.half = half;
             let factor = rotary.attention_factor();
-            let rows = angles.cos.chunks_exact_mut(half).zip(angles.sin.chunks_exact_mut(half));
-            let mut rows = rows;
+            let Angles { cos, sin, frequencies: of_length, .. } = angles;
+            let of_length = &mut of_length[..half];
+            let mut rows = cos.chunks_exact_mut(half).zip(sin.chunks_exact_mut(half));
             for segment in planned {
                 let end = segment.position + segment.n;
-                let of_length = rotary.depends_on_length().then(|| rotary.inv_freq(end));
-                let frequencies = of_length.as_ref().unwrap_or(frequencies);
+                let frequencies = match rotary.depends_on_length() {
+                    true => {
+                        rotary.fill_inv_freq(end, of_length);
+                        &*of_length
+                    }
+                    false => frequencies,
+                };
                 for position in segment.position..end {
                     let Some((cos, sin)) = rows.next() else { return };
                     for (idx, f) in frequencies.iter().enumerate() {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use drivetrain_engine::{
     AdapterId, Batch, DefaultDecoderInput, Engine, EngineError, EngineInfo, ErrorKind, HeadKind,
-    LoadPlan, LoadRequest, LoadedModel, ModelKind, NO_PLAN, Outputs, SeqId, TokenId, TokenModel,
+    LoadPlan, LoadRequest, LoadedModel, ModelKind, Outputs, SeqId, TokenId, TokenModel,
     TokenModelInfo, Wanted,
 };
 
@@ -445,12 +445,15 @@ impl Engine for FakeEngine {
         })))
     }
 
-    fn plan(&self, request: &LoadRequest<'_>) -> Result<LoadPlan, EngineError> {
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<Option<LoadPlan>, EngineError> {
         if let Some(error) = &self.refuses {
             return Err(error.clone());
         }
-        let mut plan = self.plan.clone().ok_or_else(|| EngineError::unsupported(NO_PLAN))?;
-        plan.notes.extend(request.options.iter().map(|(key, value)| format!("{key}={value}")));
+        let options = request.options.iter().map(|(key, value)| format!("{key}={value}"));
+        let mut plan = self.plan.clone();
+        if let Some(plan) = &mut plan {
+            plan.notes.extend(options);
+        }
         Ok(plan)
     }
 }

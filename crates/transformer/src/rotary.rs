@@ -93,16 +93,27 @@ impl Rotary {
     /// The angle's growth from one position to the next, `[dim / 2]`, for a sequence of
     /// `sequence_len` tokens.
     pub fn inv_freq(&self, sequence_len: usize) -> Vec<f32> {
+        let mut inv_freq = vec![0.0; self.dim as usize / 2];
+        self.fill_inv_freq(sequence_len, &mut inv_freq);
+        inv_freq
+    }
+
+    /// Writes what [`Self::inv_freq`] returns to `to`, `[dim / 2]`. Takes no memory where the frequencies
+    /// depend on the length.
+    pub fn fill_inv_freq(&self, sequence_len: usize, to: &mut [f32]) {
+        fn fill(to: &mut [f32], from: impl IntoIterator<Item = f32>) {
+            to.iter_mut().zip(from).for_each(|(to, f)| *to = f);
+        }
         match &self.scaling {
-            RotaryScaling::None => self.frequencies(self.theta).collect(),
+            RotaryScaling::None => fill(to, self.frequencies(self.theta)),
             RotaryScaling::Linear { factor } => {
-                self.frequencies(self.theta).map(|f| f / *factor as f32).collect()
+                fill(to, self.frequencies(self.theta).map(|f| f / *factor as f32));
             }
             RotaryScaling::Dynamic { factor, max_positions } => {
                 let (dim, max) = (f64::from(self.dim), f64::from(*max_positions));
                 let len = (sequence_len as f64).max(max);
                 let growth = (factor * len / max - (factor - 1.0)).powf(dim / (dim - 2.0));
-                self.frequencies(self.theta * growth).collect()
+                fill(to, self.frequencies(self.theta * growth));
             }
             RotaryScaling::Llama3 {
                 factor,
@@ -112,30 +123,27 @@ impl Rotary {
             } => {
                 let (low, high) = (*low_freq_factor, *high_freq_factor);
                 let original = f64::from(*original_max_positions);
-                self.frequencies(self.theta)
-                    .map(|f| {
-                        let wavelength = 2.0 * PI / f64::from(f);
-                        if wavelength > original / low {
-                            f / *factor as f32
-                        } else if wavelength < original / high {
-                            f
-                        } else {
-                            let smooth = (original / wavelength - low) / (high - low);
-                            ((1.0 - smooth) * f64::from(f) / factor + smooth * f64::from(f)) as f32
-                        }
-                    })
-                    .collect()
+                let scaled = |f: f32| {
+                    let wavelength = 2.0 * PI / f64::from(f);
+                    if wavelength > original / low {
+                        f / *factor as f32
+                    } else if wavelength < original / high {
+                        f
+                    } else {
+                        let smooth = (original / wavelength - low) / (high - low);
+                        ((1.0 - smooth) * f64::from(f) / factor + smooth * f64::from(f)) as f32
+                    }
+                };
+                fill(to, self.frequencies(self.theta).map(scaled));
             }
-            RotaryScaling::Yarn { .. } => self.yarn(),
+            RotaryScaling::Yarn { .. } => fill(to, self.yarn()),
             RotaryScaling::LongRope {
                 short_factors, long_factors, original_max_positions, ..
             } => {
                 let long = sequence_len > *original_max_positions as usize;
                 let factors = if long { long_factors } else { short_factors };
-                self.exponents()
-                    .zip(factors)
-                    .map(|(e, factor)| (1.0 / (factor * self.theta.powf(f64::from(e)))) as f32)
-                    .collect()
+                let of = |(e, factor)| (1.0 / (factor * self.theta.powf(f64::from(e)))) as f32;
+                fill(to, self.exponents().zip(factors).map(of));
             }
         }
     }

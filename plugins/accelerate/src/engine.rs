@@ -40,7 +40,7 @@ impl Engine for Accelerate {
         }
     }
 
-    fn plan(&self, request: &LoadRequest<'_>) -> Result<LoadPlan, EngineError> {
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<Option<LoadPlan>, EngineError> {
         let options = LoadOptions::parse(&request.options, &request.services)?;
         let files = ModelFiles::open(request)?;
         let weights = files.canonical()?;
@@ -48,7 +48,7 @@ impl Engine for Accelerate {
         if places.arrangement.uses_disk() {
             check_offload_folder(options.offload_folder.as_deref())?;
         }
-        Ok(places.arrangement.into_plan(&places.info))
+        Ok(Some(places.arrangement.into_plan(&places.info)))
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {

@@ -28,8 +28,8 @@ impl Engine for DeepSpeed {
         load(request, &settings(request)?)
     }
 
-    fn plan(&self, request: &LoadRequest<'_>) -> Result<LoadPlan, EngineError> {
-        plan(request, &settings(request)?)
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<Option<LoadPlan>, EngineError> {
+        plan(request, &settings(request)?).map(Some)
     }
 }
 

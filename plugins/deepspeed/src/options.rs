@@ -1,6 +1,7 @@
 //! The options of a model that DeepSpeed's users know, as far as they say something here.
 
 use std::fs;
+use std::io::{self, Read};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Component, Path};
 
@@ -25,6 +26,8 @@ pub(crate) struct DeepSpeedOptions {
 }
 
 const DEGREE: &str = "tensor_parallel_degree";
+/// Largest configuration file.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 const NUMBER: &str = "a whole number above 0";
 
 /// What DeepSpeed does otherwise, with the values that ask for nothing, and why it has no effect.
@@ -129,7 +132,10 @@ impl ConfigFile {
         if !is_inside {
             return Err(refused("expected a path inside the model's directory".to_owned()));
         }
-        let text = fs::read(dir.join(path)).map_err(|error| refused(error.to_string()))?;
+        let text = read(&dir.join(path)).map_err(|error| refused(error.to_string()))?;
+        if text.len() as u64 > MAX_FILE_BYTES {
+            return Err(refused(format!("expected at most {MAX_FILE_BYTES} bytes")));
+        }
         let value: Value =
             serde_json::from_slice(&text).map_err(|error| refused(error.to_string()))?;
         let Value::Object(keys) = value else {
@@ -161,6 +167,13 @@ impl ConfigFile {
         }
         Ok(file)
     }
+}
+
+/// A file, or the first byte too many of it.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn ranks(number: NonZeroU32) -> NonZeroUsize {
@@ -290,7 +303,8 @@ mod tests {
         let expect = DeepSpeedOptions { degree: number(3), max_tokens: NonZeroU32::new(32) };
         assert_eq!(parse(dir.path(), &over).0.unwrap(), expect);
         fs::write(dir.path().join("bad.json"), r#"{"mp_size": 0}"#).unwrap();
-        for wrong in ["../ds.json", "/ds.json", "none.json", "bad.json"] {
+        fs::write(dir.path().join("large.json"), vec![b' '; (1 << 20) + 1]).unwrap();
+        for wrong in ["../ds.json", "/ds.json", "none.json", "bad.json", "large.json"] {
             let error = parse(dir.path(), &[("deepspeed_config_path", wrong)]).0.unwrap_err();
             let begins = format!("option.deepspeed_config_path={wrong}: ");
             assert!(error.message().starts_with(&begins), "{error}");

@@ -19,6 +19,8 @@ fn main() {
         ("llama_gqa", ("quantize", "int8")),
         ("gguf_llama/model-Q4_K_M.gguf", ("dtype", "auto")),
         ("gemma3", ("dtype", "bf16")),
+        ("variants/llama_dynamic", ("dtype", "auto")),
+        ("variants/llama_longrope", ("dtype", "auto")),
         ("mixtral", ("dtype", "auto")),
         ("t5", ("dtype", "auto")),
         ("bart", ("kv_cache_dtype", "fp16")),

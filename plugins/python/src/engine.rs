@@ -1,8 +1,6 @@
 //! The engine: what it says of itself, and how it loads a model.
 
-use drivetrain_engine::{
-    Engine, EngineError, EngineInfo, LoadPlan, LoadRequest, LoadedModel, NO_PLAN,
-};
+use drivetrain_engine::{Engine, EngineError, EngineInfo, LoadPlan, LoadRequest, LoadedModel};
 
 use crate::devices;
 use crate::error::PythonError;
@@ -35,10 +33,10 @@ impl Engine for Python {
         Ok(LoadedModel::Request(Box::new(handler)))
     }
 
-    fn plan(&self, request: &LoadRequest<'_>) -> Result<LoadPlan, EngineError> {
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<Option<LoadPlan>, EngineError> {
         // A model that is none of this engine's is refused as by `load`.
         Settings::read(request).map_err(EngineError::from)?;
-        Err(EngineError::unsupported(NO_PLAN))
+        Ok(None)
     }
 }
 

@@ -85,6 +85,9 @@ pub(crate) fn answer(
     let mut known = pool.adapters.lock();
     let mut answer: Option<Kept> = None;
     for worker in pool.alive() {
+        // A worker has this call in its turn, as any other: it may be in the middle of a long stream.
+        let limit = pool.launch.settings.predict_timeout;
+        let Some(_lease) = pool.acquire_of(&worker, limit)? else { continue };
         match ask(pool, &worker, function, request) {
             Ok(Some(one)) if one.status >= 300 => return one.send(reply),
             Ok(Some(one)) => {

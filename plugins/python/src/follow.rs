@@ -13,8 +13,8 @@ use crate::worker::{CREDIT, Event, Worker};
 /// How often one who waits shows that it lives.
 const TURN: Duration = Duration::from_millis(500);
 
-/// How long a handler on an event loop is given to end when its request is taken back, before its
-/// worker and all that it does are ended.
+/// How long a handler is given to end when its request is taken back, or when all are to end, before
+/// its worker and all that it does are ended.
 const TAKEN_BACK: Duration = Duration::from_secs(2);
 
 /// Pieces after which the worker is allowed as many more.
@@ -32,6 +32,8 @@ pub(crate) struct Following<'a> {
 struct Progress {
     /// Whether there is somebody who waits for it.
     is_wanted: bool,
+    /// Whether all calls are to end.
+    is_over: bool,
     /// Whether the answer has begun.
     has_begun: bool,
     n_pieces: u32,
@@ -44,29 +46,40 @@ impl Following<'_> {
         let limit = self.pool.launch.settings.predict_timeout;
         let mut progress = Progress {
             is_wanted: true,
+            is_over: false,
             has_begun: false,
             n_pieces: 0,
             deadline: Instant::now() + limit,
         };
         loop {
+            if !progress.is_over && self.pool.launch.services.cancelled() {
+                progress.is_over = true;
+                progress.deadline = progress.deadline.min(Instant::now() + TAKEN_BACK);
+                self.let_go(&mut progress);
+            }
             let left = progress.deadline.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left.min(TURN)) {
                 Ok(Event::End) => return Ok(()),
                 Ok(Event::Failed(failure, message)) => return Err(failed(failure, message)),
+                Ok(_) if progress.is_over && left.is_zero() => return Err(self.hung(limit)),
                 Ok(event) => {
-                    progress.deadline = Instant::now() + limit;
+                    if !progress.is_over {
+                        progress.deadline = Instant::now() + limit;
+                    }
                     self.hand_on(event, &mut progress, reply)?;
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
                 Err(RecvTimeoutError::Timeout) if left.is_zero() => return Err(self.hung(limit)),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.pool.show_life();
-                    if progress.is_wanted && self.pool.launch.services.cancelled() {
-                        progress.is_wanted = false;
-                        self.worker.cancel(self.id);
-                    }
-                }
+                Err(RecvTimeoutError::Timeout) => self.pool.show_life(),
             }
+        }
+    }
+
+    /// Says that nobody waits any more, once.
+    fn let_go(&self, progress: &mut Progress) {
+        if progress.is_wanted {
+            progress.is_wanted = false;
+            self.worker.cancel(self.id);
         }
     }
 
@@ -86,10 +99,10 @@ impl Following<'_> {
                 }
                 false
             }
-            Event::Piece(bytes) if progress.has_begun => {
-                if progress.is_wanted && !bytes.is_empty() && !reply.frame(&bytes) {
-                    progress.is_wanted = false;
-                    self.worker.cancel(self.id);
+            Event::Piece(piece) if progress.has_begun => {
+                let bytes = piece.bytes();
+                if progress.is_wanted && !bytes.is_empty() && !reply.frame(bytes) {
+                    self.let_go(progress);
                 }
                 progress.n_pieces += 1;
                 if progress.n_pieces >= CREDIT_STEP {

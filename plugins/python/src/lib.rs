@@ -16,6 +16,7 @@ mod interpreter;
 mod model;
 mod output;
 mod package;
+mod piece;
 mod pool;
 mod process;
 mod published;

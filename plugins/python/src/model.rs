@@ -65,11 +65,16 @@ impl Handler {
             let ids: Vec<u64> = given.calls.iter().map(|(id, _)| *id).collect();
             let mut ends = Vec::with_capacity(replies.len());
             for ((id, events), reply) in given.calls.into_iter().zip(replies) {
-                let following = Following { pool: &self.pool, worker, id, events };
-                ends.push(following.run(*reply));
+                ends.push(match ends.last() {
+                    // A call that was too slow was so for all that it was to answer.
+                    Some(Err(PythonError::Hung { worker, limit, was_killed })) => {
+                        let (worker, limit, was_killed) = (*worker, *limit, *was_killed);
+                        Err(PythonError::Hung { worker, limit, was_killed })
+                    }
+                    _ => Following { pool: &self.pool, worker, id, events }.run(*reply),
+                });
             }
             worker.forget(ids.into_iter());
-            self.blame(&mut ends);
             if ends.iter().any(Result::is_ok) {
                 self.pool.worked();
             }
@@ -79,19 +84,6 @@ impl Handler {
             model: self.pool.model.clone(),
             reason: format!("{MAX_TRIES} workers ended before they read the request"),
         })
-    }
-
-    /// A batch whose call was too slow was too slow for all of its requests.
-    fn blame(&self, ends: &mut [Result<(), PythonError>]) {
-        let hung = ends.iter().find_map(|end| match end {
-            Err(PythonError::Hung { worker, limit, was_killed: true }) => Some((*worker, *limit)),
-            _ => None,
-        });
-        if let Some((worker, limit)) = hung {
-            for end in ends.iter_mut().filter(|end| matches!(end, Err(PythonError::Ended { .. }))) {
-                *end = Err(PythonError::Hung { worker, limit, was_killed: true });
-            }
-        }
     }
 
     /// The error for a further request of the same batch.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use drivetrain_engine::{EngineError, LogLevel};
+use drivetrain_engine::{EngineError, ErrorKind, LogLevel};
 
 use crate::error::PythonError;
 use crate::everywhere::Adapters;
@@ -43,7 +43,8 @@ pub(crate) struct State {
     pub(crate) n_starting: Vec<u32>,
     /// Whether someone waits for a worker.
     pub(crate) is_short: bool,
-    /// Workers that ended or could not be started since a request was last answered.
+    /// Workers that ended or could not be started since a request was last answered. More than may be
+    /// are never forgotten.
     pub(crate) n_failures: u32,
     /// Starts that failed since one last worked.
     pub(crate) n_failed_starts: u32,
@@ -159,6 +160,9 @@ impl Pool {
                 seat.n_busy += 1;
                 return Ok(Lease { pool: self, worker: Arc::clone(&seat.worker) });
             }
+            if self.has_failed(&state) {
+                return Err(none("they failed one after the other"));
+            }
             let is_starting = state.n_starting.iter().any(|n| *n > 0);
             let is_waiting = Instant::now() < state.start_at;
             if let Some(reason) = &state.start_error
@@ -180,6 +184,37 @@ impl Pool {
         }
     }
 
+    /// Room for a call of this very worker; waits for it as long as `limit`. None if it has gone.
+    pub(crate) fn acquire_of(
+        &self,
+        worker: &Arc<Worker>,
+        limit: Duration,
+    ) -> Result<Option<Lease<'_>>, PythonError> {
+        let asked = Instant::now();
+        let mut state = self.lock();
+        loop {
+            let mut seats = state.seats.iter_mut();
+            let Some(seat) = seats.find(|seat| Arc::ptr_eq(&seat.worker, worker)) else {
+                return Ok(None);
+            };
+            if !worker.is_usable() {
+                return Ok(None);
+            }
+            if seat.n_busy < worker.max_in_flight() {
+                seat.n_busy += 1;
+                return Ok(Some(Lease { pool: self, worker: Arc::clone(worker) }));
+            }
+            if self.launch.services.cancelled() {
+                return Err(PythonError::Cancelled);
+            }
+            if asked.elapsed() >= limit {
+                return Err(PythonError::AllBusy { model: self.model.clone(), limit });
+            }
+            self.show_life();
+            state = self.wait(state, TURN);
+        }
+    }
+
     /// The workers that live.
     pub(crate) fn alive(&self) -> Vec<Arc<Worker>> {
         let state = self.lock();
@@ -192,26 +227,33 @@ impl Pool {
         self.launch.services.progress("answering", 0, 0);
     }
 
-    /// A request was answered, so the workers work.
+    /// A request was answered, so the workers work; but a model that has failed stays so.
     pub(crate) fn worked(&self) {
-        self.lock().n_failures = 0;
+        let mut state = self.lock();
+        if !self.has_failed(&state) {
+            state.n_failures = 0;
+        }
     }
 
-    /// What is the matter with the workers, if it is more than one mishap.
+    /// Whether more workers failed, one after the other, than may.
+    pub(crate) fn has_failed(&self, state: &State) -> bool {
+        // One request may be the cause of a single failure.
+        state.n_failures > self.launch.settings.retry_threshold.max(1)
+    }
+
+    /// Why the model is gone for good, if it is.
     pub(crate) fn health(&self) -> Result<(), EngineError> {
         let state = self.lock();
-        let n_failures = state.n_failures;
-        // One request may be the cause of a single failure.
-        if n_failures <= self.launch.settings.retry_threshold.max(1) {
+        if !self.has_failed(&state) {
             return Ok(());
         }
-        let threshold = self.launch.settings.retry_threshold;
+        let (n_failures, threshold) = (state.n_failures, self.launch.settings.retry_threshold);
         let reason = state.start_error.clone().unwrap_or_default();
         let message = format!(
             "{n_failures} workers failed one after the other (retry_threshold={threshold}){}{reason}",
             if reason.is_empty() { "" } else { ": " }
         );
-        Err(EngineError::internal(message))
+        Err(EngineError::new(ErrorKind::DeviceLost, message))
     }
 
     /// Lets all workers go, and waits for their end.

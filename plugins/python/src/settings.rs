@@ -1,5 +1,6 @@
 //! A model's options, read once, and what of them the handler is told.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +15,12 @@ const NO_LIMIT: Duration = Duration::from_secs(86_400);
 
 /// Most requests that a worker is given at a time.
 const MOST_IN_FLIGHT: u32 = 256;
+
+const DEGREE: &str = "tensor_parallel_degree";
+const DEGREES: &str = "a whole number from 1 to 1024, or max";
+
+/// Most devices of a worker.
+const MOST_DEVICES: u32 = 1024;
 
 /// Options that the server reads for itself and a handler has no use for: `env` may hold secrets.
 const NOT_FOR_HANDLERS: [&str; 1] = ["env"];
@@ -64,9 +71,9 @@ impl Settings {
         let entry = Entry::find(options.text("entryPoint"), request.model_dir)?;
         let is_async = options.flag("async_mode")?;
         let n_gpus = devices::n_gpus(Path::new("/dev"));
-        let degree = match options.text("tensor_parallel_degree") {
+        let degree = match options.text(DEGREE) {
             Some("max") => n_gpus.max(1),
-            _ => options.number("tensor_parallel_degree", "a whole number or max")?.unwrap_or(1),
+            _ => options.number_in(DEGREE, 1..=MOST_DEVICES, DEGREES)?.unwrap_or(1),
         };
         let wanted = options.text("load_on_devices").or_else(|| options.text("device"));
         let groups = devices::groups(wanted, n_gpus, degree)?;
@@ -85,11 +92,7 @@ impl Settings {
         let usual = if on_gpu || is_async { 1 } else { 2 };
         let max_workers = max.unwrap_or_else(|| usual.max(min.unwrap_or(1)));
         let in_flight = "a whole number from 1 to 256";
-        let max_in_flight = options.number("max_in_flight", in_flight)?;
-        if max_in_flight.is_some_and(|n| !(1..=MOST_IN_FLIGHT).contains(&n)) {
-            let value = options.text("max_in_flight").unwrap_or_default().to_owned();
-            return Err(PythonError::Option { key: "max_in_flight", value, expected: in_flight });
-        }
+        let max_in_flight = options.number_in("max_in_flight", 1..=MOST_IN_FLIGHT, in_flight)?;
         let properties = properties(request, degree, on_gpu);
         Ok(Self {
             entry,
@@ -136,6 +139,21 @@ impl<'a> Reader<'a> {
         expected: &'static str,
     ) -> Result<Option<u32>, PythonError> {
         self.number_of("", key, expected)
+    }
+
+    /// The same, where it has to be one of some.
+    fn number_in(
+        &self,
+        key: &'static str,
+        some: RangeInclusive<u32>,
+        expected: &'static str,
+    ) -> Result<Option<u32>, PythonError> {
+        let number = self.number(key, expected)?;
+        if number.is_some_and(|n| !some.contains(&n)) {
+            let value = self.text(key).unwrap_or_default().to_owned();
+            return Err(PythonError::Option { key, value, expected });
+        }
+        Ok(number)
     }
 
     fn number_of(

@@ -149,7 +149,12 @@ fn bury(pool: &Pool, state: &mut State) {
             pool.launch.services.log(LogLevel::Info, &text);
         } else {
             state.n_failures = state.n_failures.saturating_add(1);
-            pool.launch.services.log(LogLevel::Error, &format!("{text}; another one is started"));
+            let next = if pool.has_failed(state) {
+                "the model has failed"
+            } else {
+                "another one is started"
+            };
+            pool.launch.services.log(LogLevel::Error, &format!("{text}; {next}"));
         }
     }
 }
@@ -175,7 +180,7 @@ fn retire_idle(pool: &Pool, state: &mut State) {
 
 /// The workers that are to be started now.
 fn missing(pool: &Pool, state: &mut State) -> Vec<Reserved> {
-    if Instant::now() < state.start_at {
+    if Instant::now() < state.start_at || pool.has_failed(state) {
         return Vec::new();
     }
     let settings = &pool.launch.settings;

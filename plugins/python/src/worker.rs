@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -17,6 +18,7 @@ use drivetrain_engine::{LogLevel, Request, Services};
 use crate::entry::Entry;
 use crate::error::PythonError;
 use crate::output;
+use crate::piece::Piece;
 use crate::process::{self, Process};
 use crate::settings::Settings;
 use crate::wire::{self, Failure, Frame, WireError};
@@ -26,6 +28,10 @@ pub(crate) const CREDIT: u32 = 16;
 
 /// Events of a request that may wait: its pieces, its head and end, and a last word after a cancel.
 const MAX_EVENTS: usize = CREDIT as usize + 8;
+
+/// Most bytes of pieces that may wait for those who asked for them, of all of a worker's requests. A single
+/// piece has the limit of a frame.
+const MAX_WAITING_BYTES: u64 = 1 << 30;
 
 /// How long a process whose socket has closed is given to end by itself.
 const ENDING: Duration = Duration::from_millis(500);
@@ -55,7 +61,7 @@ pub(crate) struct Launch {
 pub(crate) enum Event {
     Ready { max_in_flight: u32 },
     Reply { status: u16, reason: String, headers: Vec<(String, String)> },
-    Piece(Vec<u8>),
+    Piece(Piece),
     End,
     Failed(Failure, String),
 }
@@ -65,9 +71,13 @@ pub(crate) enum Event {
 pub(crate) struct Worker {
     number: u32,
     process: Mutex<Process>,
-    writer: Mutex<UnixStream>,
+    socket: UnixStream,
+    /// Held by who writes a frame, and by nobody who hangs up.
+    writing: Mutex<()>,
     table: Mutex<Table>,
     max_in_flight: OnceLock<u32>,
+    /// Bytes of pieces that wait.
+    waiting: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +86,8 @@ struct Table {
     next_id: u64,
     /// Why the worker was ended, by whoever ended it.
     reason: Option<Arc<str>>,
+    /// Whether nothing more is sent to it.
+    is_hung_up: bool,
     /// How it has ended.
     end: Option<Arc<str>>,
     /// Whether it was let go, so that its end is no failure.
@@ -115,9 +127,11 @@ impl Worker {
         let worker = Arc::new(Self {
             number,
             process: Mutex::new(process),
-            writer: Mutex::new(ours),
+            socket: ours,
+            writing: Mutex::new(()),
             table: Mutex::new(table),
             max_in_flight: OnceLock::new(),
+            waiting: Arc::default(),
         });
         let no_thread = failed("it could not be given a thread");
         let started = print(out, &title, LogLevel::Info, &launch.services)
@@ -140,8 +154,8 @@ impl Worker {
     ) -> Result<(), PythonError> {
         let limit = launch.settings.load_timeout;
         let deadline = Instant::now() + limit;
-        // If it doesn't read this, its end says more than the error.
-        let _ = wire::write_init(&mut *lock(&self.writer), &launch.settings.properties);
+        // If it can't be sent, its end says why.
+        self.send(|to| wire::write_init(to, &launch.settings.properties));
         loop {
             let event = match loading.recv_timeout(TURN) {
                 Ok(event) => event,
@@ -202,15 +216,15 @@ impl Worker {
     /// Whether it may be given requests: it lives, and nobody has ended it.
     pub(crate) fn is_usable(&self) -> bool {
         let table = lock(&self.table);
-        table.end.is_none() && table.reason.is_none() && !table.is_retired
+        table.end.is_none() && !table.is_hung_up
     }
 
     /// Looks whether the process has ended though its socket is still open, which is so where it left
-    /// processes of its own behind. They are ended, and the socket with them.
+    /// processes of its own behind. Those of its group are ended; others keep nobody waiting.
     pub(crate) fn look(&self) {
-        let process = lock(&self.process);
-        if process.has_ended() {
-            process.kill();
+        if self.end().is_none() && lock(&self.process).has_ended() {
+            lock(&self.process).kill();
+            self.hang_up();
         }
     }
 
@@ -237,10 +251,8 @@ impl Worker {
             }
         }
         let first_id = calls.first().map_or(LOADING, |(id, _)| *id);
-        let sent = wire::write_call(&mut *lock(&self.writer), first_id, function, requests);
-        if sent.is_err() {
+        if !self.send(|to| wire::write_call(to, first_id, function, requests)) {
             self.forget(calls.iter().map(|(id, _)| *id));
-            self.kill("did not read what was sent to it");
             return None;
         }
         Some(Given { calls })
@@ -248,13 +260,28 @@ impl Worker {
 
     /// Says that nobody waits for the answer any more.
     pub(crate) fn cancel(&self, id: u64) {
-        // What can't be sent to it doesn't matter to a worker that has gone.
-        let _ = wire::write_cancel(&mut *lock(&self.writer), id);
+        self.send(|to| wire::write_cancel(to, id));
     }
 
     /// Allows `n` more pieces.
     pub(crate) fn give_credit(&self, id: u64, n: u32) {
-        let _ = wire::write_credit(&mut *lock(&self.writer), id, n);
+        self.send(|to| wire::write_credit(to, id, n));
+    }
+
+    /// Writes a frame; whether all of it went out. A worker that has a part of one can be sent no other.
+    fn send(&self, write: impl FnOnce(&mut &UnixStream) -> io::Result<()>) -> bool {
+        let turn = lock(&self.writing);
+        let sent = write(&mut &self.socket);
+        drop(turn);
+        match sent.map_err(|error| error.kind()) {
+            Ok(()) => return true,
+            Err(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                self.kill("did not read what was sent to it");
+            }
+            // It has gone, and its end says how.
+            Err(_) => self.hang_up(),
+        }
+        false
     }
 
     /// Drops what may still come for these requests.
@@ -267,9 +294,11 @@ impl Worker {
 
     /// Ends the process; `why` follows its name in messages.
     pub(crate) fn kill(&self, why: &str) {
-        lock(&self.table).reason.get_or_insert_with(|| why.into());
-        lock(&self.process).kill();
-        self.hang_up();
+        if self.end().is_none() {
+            lock(&self.table).reason.get_or_insert_with(|| why.into());
+            lock(&self.process).kill();
+            self.hang_up();
+        }
     }
 
     /// Lets it go: it ends by itself, and its end is no failure.
@@ -278,11 +307,11 @@ impl Worker {
         self.hang_up();
     }
 
+    /// Sends nothing more. Whoever waits in a write to it is let go; what it has sent is still read.
     fn hang_up(&self) {
-        // The socket may be closed already. Without the writer's lock: it may be stuck in a write.
-        if let Ok(writer) = self.writer.try_lock() {
-            let _ = writer.shutdown(Shutdown::Both);
-        }
+        lock(&self.table).is_hung_up = true;
+        // It may be closed already.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 
     /// Hands on what the worker sends, until it ends or sends what it should not.
@@ -304,13 +333,15 @@ impl Worker {
         if let Some(fault) = &fault {
             self.kill(fault);
         }
-        let deadline = Instant::now() + ENDING;
-        while !lock(&self.process).has_ended() && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
-        }
-        let status = lock(&self.process).reap();
-        // Whoever waits in a write to it is let go.
-        let _ = stream.into_inner().shutdown(Shutdown::Both);
+        self.hang_up();
+        self.wait_for_end();
+        lock(&self.process).kill();
+        // What waits for a device can't be killed: nobody waits for it but this thread.
+        self.wait_for_end();
+        let status = {
+            let mut process = lock(&self.process);
+            if process.has_ended() { process.reap() } else { None }
+        };
         {
             let mut table = lock(&self.table);
             let how = table.reason.clone().unwrap_or_else(|| process::ending(status).into());
@@ -318,6 +349,15 @@ impl Worker {
             table.calls.clear();
         }
         on_end();
+        lock(&self.process).reap();
+    }
+
+    /// Gives the process a moment to end.
+    fn wait_for_end(&self) {
+        let deadline = Instant::now() + ENDING;
+        while !lock(&self.process).has_ended() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn hand_on(&self, frame: Frame) -> Result<(), String> {
@@ -326,7 +366,10 @@ impl Worker {
             Frame::Reply { id, status, reason, headers } => {
                 (id, Event::Reply { status, reason, headers })
             }
-            Frame::Piece { id, bytes } => (id, Event::Piece(bytes)),
+            Frame::Piece { id, bytes } => {
+                let piece = Piece::new(bytes, &self.waiting, MAX_WAITING_BYTES);
+                (id, Event::Piece(piece.ok_or("sent more than can wait and was replaced")?))
+            }
             Frame::End { id } => (id, Event::End),
             Frame::Failed { id, kind, message } => (id, Event::Failed(kind, message)),
         };

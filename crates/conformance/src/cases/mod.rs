@@ -4,6 +4,7 @@ mod encoder;
 mod engine;
 mod errors;
 mod limits;
+mod plan;
 mod request;
 mod results;
 mod sequences;
@@ -31,6 +32,8 @@ pub(crate) const ENGINE: &[(&str, EngineCase)] = &[
 pub(crate) const TOKEN: &[(&str, TokenCase)] = &[
     ("the model's info is sane", engine::model_info_is_sane),
     ("loading can be cancelled", engine::loading_can_be_cancelled),
+    ("a plan is of a model that loads", plan::figures),
+    ("a plan keeps to the limits of memory", plan::limits),
     ("a sequence lives until it is released", sequences::lifecycle),
     ("rows are exactly those wanted", results::rows),
     ("the same calls give the same bits", results::determinism),

@@ -38,6 +38,18 @@ faults! {
     LoadsNothing = "loads-nothing",
     /// `load` fails with the wrong kind when it is cancelled.
     IgnoresCancel = "ignores-cancel",
+    /// `plan` refuses a model that `load` loads.
+    RefusesPlan = "refuses-plan",
+    /// `plan` finds no room for the model that it takes.
+    WeightlessPlan = "weightless-plan",
+    /// `plan` has other figures than the model.
+    OtherPlan = "other-plan",
+    /// `plan` has more on a device than its limit.
+    OverfullPlan = "overfull-plan",
+    /// `plan` does not heed `option.max_memory`.
+    BoundlessPlan = "boundless-plan",
+    /// `load` does not heed `option.max_memory`.
+    BoundlessLoad = "boundless-load",
     /// `load` forgets 128 KiB.
     LeaksMemory = "leaks-memory",
     /// `release` keeps the sequence.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod fault;
+mod memory;
 mod reference;
 mod request;
 
@@ -12,7 +13,8 @@ use std::sync::Once;
 use std::time::Duration;
 
 use drivetrain_engine::{
-    Engine, EngineError, EngineInfo, ErrorKind, LoadRequest, LoadedModel, ModelKind, export_engine,
+    Engine, EngineError, EngineInfo, ErrorKind, LoadPlan, LoadRequest, LoadedModel, ModelKind,
+    export_engine,
 };
 
 use fault::Fault;
@@ -37,8 +39,7 @@ impl Engine for Wrong {
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {
         shorten_panics();
-        let fault = request.options.parse::<Fault>("fault", "the name of a fault")?;
-        let fault = fault.unwrap_or(Fault::None);
+        let fault = fault_of(request)?;
         if fault == Fault::PanicInLoad {
             panic!("load gave up");
         }
@@ -59,20 +60,40 @@ impl Engine for Wrong {
         if fault == Fault::LeaksMemory {
             std::mem::forget(vec![1_u8; 1 << 17]);
         }
-        let kind = match request.options.get("kind").unwrap_or("decoder") {
-            "decoder" => ModelKind::Decoder,
-            "encoder" => ModelKind::Encoder,
-            "encoder-decoder" => ModelKind::EncoderDecoder,
-            "request" => return Ok(LoadedModel::Request(Box::new(Echo::new(fault)))),
-            other => {
-                let message = format!(
-                    "option.kind={other}: expected decoder, encoder, encoder-decoder or request"
-                );
-                return Err(EngineError::bad_input(message));
-            }
-        };
-        Ok(LoadedModel::Token(Box::new(Reference::new(kind, fault))))
+        if fault != Fault::BoundlessLoad {
+            memory::check(memory::limit(request)?)?;
+        }
+        Ok(match kind(request)? {
+            Some(kind) => LoadedModel::Token(Box::new(Reference::new(kind, fault))),
+            None => LoadedModel::Request(Box::new(Echo::new(fault))),
+        })
     }
+
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<Option<LoadPlan>, EngineError> {
+        let (fault, kind) = (fault_of(request)?, kind(request)?);
+        kind.map(|kind| memory::plan(request, &Reference::new(kind, fault), fault)).transpose()
+    }
+}
+
+fn fault_of(request: &LoadRequest<'_>) -> Result<Fault, EngineError> {
+    let fault = request.options.parse::<Fault>("fault", "the name of a fault")?;
+    Ok(fault.unwrap_or(Fault::None))
+}
+
+/// The kind of a token model; none for a request model.
+fn kind(request: &LoadRequest<'_>) -> Result<Option<ModelKind>, EngineError> {
+    Ok(match request.options.get("kind").unwrap_or("decoder") {
+        "decoder" => Some(ModelKind::Decoder),
+        "encoder" => Some(ModelKind::Encoder),
+        "encoder-decoder" => Some(ModelKind::EncoderDecoder),
+        "request" => None,
+        other => {
+            let message = format!(
+                "option.kind={other}: expected decoder, encoder, encoder-decoder or request"
+            );
+            return Err(EngineError::bad_input(message));
+        }
+    })
 }
 
 /// Panics of this library are said in one line: they are meant, and stacks would bury what a test says.

@@ -57,9 +57,9 @@ impl Engine for ForeignEngine {
         }
     }
 
-    fn plan(&self, request: &LoadRequest<'_>) -> Result<LoadPlan, EngineError> {
-        with_request(request, |request, services| self.engine.plan(request, services))
-            .map(Into::into)
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<Option<LoadPlan>, EngineError> {
+        let plan = with_request(request, |request, services| self.engine.plan(request, services))?;
+        Ok(LoadPlan::stated(plan))
     }
 }
 

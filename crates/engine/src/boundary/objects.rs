@@ -48,7 +48,7 @@ pub trait AbiEngine: Send + Sync {
     fn info(&self) -> AbiResult<AbiEngineInfo>;
     /// Loads a model.
     fn load(&self, request: AbiLoadRequest<'_>, services: ServicesBox) -> AbiResult<AbiModel>;
-    /// Says what loading it would do.
+    /// Says what loading it would do; without devices if it states no plan.
     #[sabi(last_prefix_field)]
     fn plan(&self, request: AbiLoadRequest<'_>, services: ServicesBox) -> AbiResult<AbiLoadPlan>;
 }

@@ -67,7 +67,8 @@ impl AbiEngine for Exported {
     fn plan(&self, request: AbiLoadRequest<'_>, services: ServicesBox) -> AbiResult<AbiLoadPlan> {
         guard(|| {
             let services = Services::new(Arc::new(HostSide(services)));
-            with_request(&request, &services, |request| self.0.plan(request)).map(Into::into)
+            let plan = with_request(&request, &services, |request| self.0.plan(request))?;
+            AbiLoadPlan::of(plan)
         })
     }
 }

@@ -80,7 +80,7 @@ impl From<AbiEngineInfo> for EngineInfo {
     }
 }
 
-/// A [`LoadPlan`]; its strings and lists belong to the library.
+/// A [`LoadPlan`], or none if it has no devices; its strings and lists belong to the library.
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct AbiLoadPlan {
@@ -117,6 +117,25 @@ pub struct AbiPlacedModule {
     module: RString,
     device: RString,
     bytes: u64,
+}
+
+impl AbiLoadPlan {
+    /// `plan` for the host.
+    pub(crate) fn of(plan: Option<LoadPlan>) -> Result<Self, EngineError> {
+        match plan {
+            Some(plan) if plan.devices.is_empty() => {
+                Err(EngineError::internal("the engine's plan names no device"))
+            }
+            plan => Ok(plan.unwrap_or_default().into()),
+        }
+    }
+}
+
+impl LoadPlan {
+    /// What the library stated, if it did.
+    pub(crate) fn stated(plan: AbiLoadPlan) -> Option<Self> {
+        (!plan.devices.is_empty()).then(|| plan.into())
+    }
 }
 
 impl From<LoadPlan> for AbiLoadPlan {

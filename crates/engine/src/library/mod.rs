@@ -87,7 +87,7 @@ impl Engine for EngineLibrary {
         self.0.engine.load(request)
     }
 
-    fn plan(&self, request: &LoadRequest<'_>) -> Result<LoadPlan, EngineError> {
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<Option<LoadPlan>, EngineError> {
         self.0.engine.plan(request)
     }
 }

@@ -49,11 +49,14 @@ impl Engine for Faulty {
         })
     }
 
-    fn plan(&self, request: &LoadRequest<'_>) -> Result<LoadPlan, EngineError> {
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<Option<LoadPlan>, EngineError> {
         trip(request.options.get("panic").unwrap_or("nowhere"), "plan");
         if request.options.get("error").is_some() {
             let causes = vec!["cpu: 3 bytes of 2".to_owned()];
             return Err(EngineError::with_causes(ErrorKind::OutOfMemory, "no room", causes));
+        }
+        if request.options.get("empty").is_some() {
+            return Ok(Some(LoadPlan::default()));
         }
         request.services.log(LogLevel::Info, "planning");
         let part = |what: &str, bytes| PlannedPart { what: what.into(), bytes };
@@ -63,7 +66,7 @@ impl Engine for Faulty {
             bytes: request.n_threads.get() as u64,
         };
         let parts = vec![part("weights", u64::MAX), part("KV cache", 0)];
-        Ok(LoadPlan {
+        Ok(Some(LoadPlan {
             devices: vec![
                 DevicePlan { name: "cpu".into(), limit_bytes: Some(0), parts },
                 DevicePlan { name: "disk".into(), ..DevicePlan::default() },
@@ -77,7 +80,7 @@ impl Engine for Faulty {
             max_batch_tokens: u32::MAX,
             max_sequences: 3,
             notes: request.options.iter().map(|(key, value)| format!("{key}={value}")).collect(),
-        })
+        }))
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use drivetrain_artifacts::ModelDir;
 use drivetrain_config::{Environment, ModelSpec, ServerConfig};
 use drivetrain_engine::{
-    Engine, EngineError, ErrorKind, LoadRequest, LoadedModel, MERGES_ADAPTERS, NO_PLAN, Options,
+    Engine, EngineError, ErrorKind, LoadRequest, LoadedModel, MERGES_ADAPTERS, Options,
     RequestModel, Services, TokenModel,
 };
 
@@ -264,10 +264,6 @@ pub(super) fn ask_engines<T>(
                 tracing::info!(model = shared.name, engine, why, "the engine is chosen");
                 let _ = shared.engine.set(found.info.clone());
                 return Ok(answer);
-            }
-            // It may be the one that would load the model: the next one's plan is another.
-            Err(error) if error.message() == NO_PLAN => {
-                return Err(EngineError::unsupported(format!("engine {engine}: {NO_PLAN}")).into());
             }
             Err(error) => {
                 if shared.lifecycle.load_is_late() {

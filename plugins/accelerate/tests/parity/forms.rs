@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use drivetrain_engine::{ErrorKind, ModelKind, Wanted};
+use drivetrain_engine::{ErrorKind, ModelKind};
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -10,7 +10,9 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::maps::map_of;
-use crate::support::{HIDDEN, LOGITS, Model, assert_close, try_load, workspace};
+use crate::support::{
+    HIDDEN, LOGITS, Model, assert_close, distance, rows, tokens, try_load, workspace,
+};
 
 const ALL: [&str; 10] = [
     "gpt2",
@@ -34,31 +36,6 @@ fn fixture(name: &str) -> PathBuf {
 
 fn load(dir: &Path, options: &[(&str, &str)]) -> Model {
     Model::of(try_load(dir, options).unwrap_or_else(|error| panic!("{}: {error}", dir.display())))
-}
-
-fn tokens(n: usize, salt: u32) -> Vec<u32> {
-    (0..n as u32).map(|i| 5 + (i * 37 + salt * 11) % 300).collect()
-}
-
-/// Logits, or hidden states of an encoder, of a prompt and of one token more.
-fn rows(model: &mut Model, prompt: &[u32]) -> Vec<f32> {
-    let sequence = model.begin(prompt);
-    let is_encoder = model.info.kind == ModelKind::Encoder;
-    let wanted = if is_encoder { Wanted::Hidden } else { Wanted::AllLogits };
-    let rows = model.step(sequence, prompt, 0, wanted);
-    let mut found = if is_encoder { rows.hidden } else { rows.logits };
-    if !is_encoder {
-        found.extend(model.step(sequence, &[9], prompt.len(), wanted).logits);
-    }
-    model.inner.release(sequence);
-    found
-}
-
-/// The root of the mean square of the difference, as a part of that of the values.
-fn distance(found: &[f32], expect: &[f32]) -> f32 {
-    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>();
-    let apart = square(&mut found.iter().zip(expect).map(|(a, b)| a - b));
-    (apart / square(&mut expect.iter().copied())).sqrt()
 }
 
 /// A copy of a fixture whose numbers are of 16 bits.

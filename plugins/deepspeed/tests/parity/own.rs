@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 
 use drivetrain_engine::{
     AdapterId, Batch, Engine, EngineError, ErrorKind, HostServices, LoadRequest, LoadedModel,
-    LogLevel, MetricKind, ModelKind, Options, Outputs, Segment, Services, Wanted,
+    LogLevel, MetricKind, Options, Outputs, Segment, Services, Wanted,
 };
+use tempfile::TempDir;
 
 use crate::ENGINE;
 use crate::degrees::own;
-use crate::support::{Model, assert_close, try_load, workspace};
+use crate::support::{Model, Part, assert_close, distance, rows, tokens, try_load, workspace};
 
 const DECODERS: [&str; 19] = [
     "bloom",
@@ -101,30 +102,6 @@ fn load_at(dir: &Path, form: (&str, &str), degree: u32, n_threads: usize) -> Mod
         LoadedModel::Token(model) => Model::of(model),
         LoadedModel::Request(_) => panic!("a request model"),
     }
-}
-
-fn tokens(n: usize, salt: u32) -> Vec<u32> {
-    (0..n as u32).map(|i| 5 + (i * 37 + salt * 11) % 200).collect()
-}
-
-/// Logits, or hidden states of an encoder, of a prompt.
-fn rows(model: &mut Model, prompt: &[u32]) -> Vec<f32> {
-    let wanted = if model.info.n_logits == 0 || model.info.kind == ModelKind::Encoder {
-        Wanted::Hidden
-    } else {
-        Wanted::AllLogits
-    };
-    let sequence = model.begin(prompt);
-    let rows = model.step(sequence, prompt, 0, wanted);
-    model.inner.release(sequence);
-    if wanted == Wanted::Hidden { rows.hidden } else { rows.logits }
-}
-
-/// The root of the mean square of the difference, as a part of that of the values.
-fn distance(found: &[f32], expect: &[f32]) -> f32 {
-    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>();
-    let apart = square(&mut found.iter().zip(expect).map(|(a, b)| a - b));
-    (apart / square(&mut expect.iter().copied())).sqrt()
 }
 
 #[test]
@@ -217,7 +194,7 @@ fn ranks_together_have_the_model_and_what_the_plan_lists() {
     let (degree, log) = (own().to_string(), Arc::new(Log::default()));
     let options = [("dtype", "fp32"), ("tensor_parallel_degree", degree.as_str())];
     let request = request(&dir, &options, 2, &log);
-    let plan = ENGINE.plan(&request).unwrap();
+    let plan = ENGINE.plan(&request).unwrap().unwrap();
     let LoadedModel::Token(model) = ENGINE.load(&request).unwrap() else { panic!("no model") };
     let info = model.info();
     let log = log.0.lock().unwrap();
@@ -244,11 +221,11 @@ fn ranks_together_have_the_model_and_what_the_plan_lists() {
 fn the_plan_lists_what_several_ranks_have() {
     let (dir, log) = (fixture("variants/llama_bias_mqa"), Arc::default());
     let options = [("tensor_parallel_degree", "2")];
-    let plan = ENGINE.plan(&request(&dir, &options, 2, &log)).unwrap();
+    let plan = ENGINE.plan(&request(&dir, &options, 2, &log)).unwrap().unwrap();
     let note = "bytes on more than one rank: heads of keys and values that several ranks read ";
     assert!(plan.notes.iter().any(|line| line.starts_with(note)), "{:?}", plan.notes);
     let one = [("tensor_parallel_degree", "1")];
-    let one = ENGINE.plan(&request(&dir, &one, 2, &log)).unwrap();
+    let one = ENGINE.plan(&request(&dir, &one, 2, &log)).unwrap().unwrap();
     assert_eq!(one.notes.len(), 1, "{:?}", one.notes);
 }
 
@@ -300,6 +277,57 @@ fn ranks_go_on_after_one_has_failed() {
         assert!(!error.causes().iter().any(|cause| cause.contains("another rank")), "{error:?}");
         assert_eq!(model.inner.n_sequences(), 0);
         assert!(rows(&mut model, &prompt) == expect);
+    }
+}
+
+/// Panics where it is told of numbers that are not finite, which is in the middle of a pass.
+struct Touchy;
+
+impl HostServices for Touchy {
+    fn log(&self, _: LogLevel, message: &str) {
+        assert!(!message.contains("not finite"), "it is not finite");
+    }
+    fn metric(&self, _: MetricKind, _: &str, _: f64) {}
+    fn progress(&self, _: &str, _: u64, _: u64) {}
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// A copy of a fixture in which a matrix of the first layer is not finite.
+fn damaged(name: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture(name).join("config.json"), dir.path().join("config.json")).unwrap();
+    let mut bytes = std::fs::read(fixture(name).join("model.safetensors")).unwrap();
+    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..data]).unwrap();
+    let offsets = &header["model.layers.0.mlp.down_proj.weight"]["data_offsets"];
+    let at = |idx: usize| data + offsets[idx].as_u64().unwrap() as usize;
+    for value in bytes[at(0)..at(1)].chunks_exact_mut(4) {
+        value.copy_from_slice(&f32::INFINITY.to_le_bytes());
+    }
+    std::fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
+    dir
+}
+
+#[test]
+fn a_pass_that_panics_leaves_nothing_behind() {
+    let dir = damaged("llama_gqa");
+    for degree in [1, own()] {
+        let degree = degree.to_string();
+        let options = [("dtype", "fp32"), ("tensor_parallel_degree", degree.as_str())];
+        let services = Services::new(Arc::new(Touchy));
+        let request = LoadRequest { services, ..request(dir.path(), &options, 2, &Arc::default()) };
+        let LoadedModel::Token(model) = ENGINE.load(&request).unwrap() else { panic!("no model") };
+        let mut model = Model::of(model);
+        for _ in 0..3 {
+            let (sequence, prompt) = (model.name(), tokens(12, 7));
+            let part = Part { sequence, tokens: &prompt, position: 0, wanted: Wanted::LastLogits };
+            let error = model.try_run(false, &[part], &[]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Internal);
+            assert!(error.message().contains("it is not finite"), "{error}");
+            assert_eq!(model.inner.n_sequences(), 0);
+        }
     }
 }
 

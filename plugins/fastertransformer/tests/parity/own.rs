@@ -3,12 +3,10 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use drivetrain_engine::{
-    Engine, ErrorKind, LoadRequest, LoadedModel, ModelKind, Options, Services, Wanted,
-};
+use drivetrain_engine::{Engine, ErrorKind, LoadRequest, LoadedModel, Options, Services, Wanted};
 
 use crate::ENGINE;
-use crate::support::{Model, Part, assert_close, try_load, workspace};
+use crate::support::{Model, Part, assert_close, distance, rows, tokens, try_load, workspace};
 
 const DECODERS: [&str; 6] = ["gpt2", "llama_gqa", "gemma3", "qwen3", "bloom", "mixtral"];
 const OTHERS: [&str; 4] = ["bart", "t5", "bert", "deberta_v2"];
@@ -30,27 +28,6 @@ fn load_on(dir: &Path, options: &[(&str, &str)], n_threads: usize) -> Model {
         LoadedModel::Token(model) => Model::of(model),
         LoadedModel::Request(_) => panic!("a request model"),
     }
-}
-
-fn tokens(n: usize, salt: u32) -> Vec<u32> {
-    (0..n as u32).map(|i| 5 + (i * 37 + salt * 11) % 300).collect()
-}
-
-/// Logits, or hidden states of an encoder, of a prompt.
-fn rows(model: &mut Model, prompt: &[u32]) -> Vec<f32> {
-    let sequence = model.begin(prompt);
-    let wanted =
-        if model.info.kind == ModelKind::Encoder { Wanted::Hidden } else { Wanted::AllLogits };
-    let rows = model.step(sequence, prompt, 0, wanted);
-    model.inner.release(sequence);
-    if wanted == Wanted::Hidden { rows.hidden } else { rows.logits }
-}
-
-/// The root of the mean square of the difference, as a part of that of the values.
-fn distance(found: &[f32], expect: &[f32]) -> f32 {
-    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>();
-    let apart = square(&mut found.iter().zip(expect).map(|(a, b)| a - b));
-    (apart / square(&mut expect.iter().copied())).sqrt()
 }
 
 /// How far each form may be from f32, as a part of the values' size: a mantissa of 11 or 8 bits, or 127

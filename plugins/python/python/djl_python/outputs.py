@@ -42,11 +42,15 @@ def json_lines(item):
 
 def to_bytes(value):
     """Text as UTF-8, bytes as they are, anything else as JSON."""
-    if isinstance(value, str):
-        return value.encode("utf-8")
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return value
-    return to_json(value)
+    return value.encode("utf-8") if isinstance(value, str) else raw_or_json(value)
+
+
+def raw_or_json(value):
+    """Bytes as they are, anything else as JSON."""
+    if isinstance(value, memoryview):
+        # Its length may count items that are wider than a byte.
+        return value.tobytes()
+    return value if isinstance(value, (bytes, bytearray)) else to_json(value)
 
 
 class Output:
@@ -157,9 +161,7 @@ class Output:
     def format_item(self, item):
         """The bytes of a stream's item."""
         if self.output_formatter is None:
-            if isinstance(item, (bytes, bytearray, memoryview)):
-                return item
-            return to_json(item)
+            return raw_or_json(item)
         return to_bytes(self.output_formatter(item))
 
     def body(self):

@@ -71,7 +71,10 @@ def fetch(url, work_dir):
     if is_offline():
         raise SystemExit(f"option.entryPoint={url}: DJL_OFFLINE forbids to fetch it")
     name = os.path.basename(url.split("?")[0]) or "model.py"
-    path = os.path.join(work_dir, name if name.endswith(".py") else name + ".py")
+    # A folder of its own: the working directory has files that workers are started with.
+    folder = os.path.join(work_dir, "entry")
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, name if name.endswith(".py") else name + ".py")
     with urllib.request.urlopen(url, timeout=60) as response:
         data = response.read(MAX_ENTRY_BYTES + 1)
     if len(data) > MAX_ENTRY_BYTES:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import threading
 
 from .outputs import Output
 from .service import LoadError, import_entry_point
@@ -68,6 +69,8 @@ class ArchiveService:
             name = os.path.basename(module.__file__)
             raise LoadError(f"{name} has no class with a method `handle`, and no function `handle`")
         self._context = None
+        # The context is one for all calls.
+        self._lock = threading.Lock()
 
     @classmethod
     def of_manifest(cls, path, model_dir):
@@ -114,8 +117,12 @@ class ArchiveService:
         return None
 
     def _answer(self, inputs):
+        with self._lock:
+            return self._answer_alone(inputs)
+
+    def _answer_alone(self, inputs):
         data, context = [], self._context
-        context.reply_headers, context.status = {}, None
+        context._headers, context.reply_headers, context.status = {}, {}, None
         batches = inputs.get_batches()
         for idx, one in enumerate(batches):
             context._headers[idx] = one.get_properties()

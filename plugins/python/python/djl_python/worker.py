@@ -48,21 +48,41 @@ class Call:
         self.loop = None
         self.task = None
         self.is_cancelled = False
+        # Whether a thread works for its task, which no cancellation reaches.
+        self.is_on_thread = False
 
     def inputs(self, settings):
         """The function's argument."""
-        shared = {k: v for k, v in settings.items() if k != "batch_size"}
-        ones = [
-            (own, Input({**shared, **own}, content)) for _, own, content in self.requests
-        ]
+        # Whether it is a batch is the server's to say, not a setting's or a header's.
+        shared = _without_batch_size(settings)
+        ones = []
+        for _, own, content in self.requests:
+            own = _without_batch_size(own)
+            ones.append((own, Input({**shared, **own}, content)))
         return ones[0][1] if len(ones) == 1 else Input.of_batch(shared, ones)
 
     def cancel(self):
         """Nobody waits for the rest."""
         self.is_cancelled = True
         self.add_credit(1)
-        if self.task is not None:
-            self.loop.call_soon_threadsafe(self.task.cancel)
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self._cancel_task)
+
+    def _cancel_task(self):
+        if not self.is_on_thread:
+            self.task.cancel()
+
+    async def on_thread(self, threads, function, *args):
+        """Calls a function on a thread. Its task is not cancelled meanwhile: it would end, and the
+        thread go on."""
+        self.is_on_thread = True
+        try:
+            result = await self.loop.run_in_executor(threads, function, *args)
+        finally:
+            self.is_on_thread = False
+        if self.is_cancelled:
+            raise asyncio.CancelledError
+        return result
 
     def add_credit(self, count):
         """The server takes `count` more pieces."""
@@ -85,6 +105,10 @@ class Call:
             if self._credit.acquire(blocking=False):
                 return
             await self._waiter.wait()
+
+
+def _without_batch_size(properties):
+    return {key: value for key, value in properties.items() if key.lower() != "batch_size"}
 
 
 def is_out_of_memory(error):
@@ -227,11 +251,20 @@ class Worker:
         return said or (ASYNC_IN_FLIGHT if is_async or self._options.async_mode else 1)
 
     def _receive(self):
+        try:
+            self._receive_all()
+        except BaseException as error:
+            # Nobody else would hear of requests.
+            log_error(error)
+            os._exit(1)
+        # Without a server there is nothing to live for, whatever the handler is doing.
+        os._exit(0)
+
+    def _receive_all(self):
         while True:
             frame = self._connection.receive()
             if frame is None:
-                # Without a server there is nothing to live for, whatever the handler is doing.
-                os._exit(0)
+                return
             kind, ident, body = frame
             if kind == wire.CALL:
                 call = Call(ident, body)
@@ -342,10 +375,12 @@ class Worker:
             log_error(error)
             call.take_credit()
             self._answering.piece(call, describe(error).encode("utf-8", "replace"))
-        finally:
-            close = getattr(items, "close", None)
-            if call.is_cancelled and callable(close):
+        close = getattr(items, "close", None)
+        if call.is_cancelled and callable(close):
+            try:
                 close()
+            except BaseException as error:
+                log_error(error)
         if not sent:
             self._answering.first_piece(call, output, _END)
         self._answering.end(call)
@@ -363,8 +398,7 @@ class Worker:
         self._threads = concurrent.futures.ThreadPoolExecutor(n_in_flight + 4, "handler")
         loop = asyncio.get_running_loop()
         try:
-            inputs = Input(self._settings)
-            result = await self._invoke(self._service.initialize(self._settings), inputs)
+            result = await self._initialize_on_loop()
         except BaseException as error:
             self._refuse(error)
             return
@@ -380,21 +414,32 @@ class Worker:
                 call = self._queue.get_nowait()
             except queue.Empty:
                 return
-            call.loop = self._loop
             call.task = self._loop.create_task(self._answer_async(call))
+            # After the task: who cancels looks for the loop.
+            call.loop = self._loop
 
-    async def _invoke(self, function, inputs):
+    async def _initialize_on_loop(self):
+        inputs = Input(self._settings)
+        function = self._service.initialize(self._settings)
         if inspect.iscoroutinefunction(function):
             return await function(inputs)
         loop = asyncio.get_running_loop()
         result = await loop.run_in_executor(self._threads, function, inputs)
         return await result if inspect.isawaitable(result) else result
 
+    async def _invoke(self, call):
+        function, inputs = self._service.function(call.function), call.inputs(self._settings)
+        if inspect.iscoroutinefunction(function):
+            return await function(inputs)
+        result = await call.on_thread(self._threads, function, inputs)
+        return await result if inspect.isawaitable(result) else result
+
     async def _answer_async(self, call):
         try:
             try:
-                function = self._service.function(call.function)
-                result = await self._invoke(function, call.inputs(self._settings))
+                if call.is_cancelled:
+                    raise asyncio.CancelledError
+                result = await self._invoke(call)
                 stream = self._answering.returned(call, result)
             except BaseException as error:
                 self._answering.raised(call, error)
@@ -409,7 +454,7 @@ class Worker:
     async def _send_stream_async(self, call, output):
         sent, items = False, None
         try:
-            items = self._items(output.stream_content)
+            items = self._items(call, output.stream_content)
             async for item in items:
                 if call.is_cancelled:
                     break
@@ -431,20 +476,22 @@ class Worker:
             await call.take_credit_async()
             self._answering.piece(call, describe(error).encode("utf-8", "replace"))
         if items is not None and call.is_cancelled:
-            await items.aclose()
+            try:
+                await items.aclose()
+            except BaseException as error:
+                log_error(error)
         if not sent:
             self._answering.first_piece(call, output, _END)
         self._answering.end(call)
 
-    async def _items(self, content):
+    async def _items(self, call, content):
         if hasattr(content, "__aiter__"):
             async for item in content:
                 yield item
             return
-        loop = asyncio.get_running_loop()
         items = iter(content)
         while True:
-            item = await loop.run_in_executor(self._threads, next, items, _END)
+            item = await call.on_thread(self._threads, next, items, _END)
             if item is _END:
                 return
             yield item
@@ -497,7 +544,11 @@ def main(arguments, package_root):
     sys.path.insert(0, options.model_dir)
     paths = [options.model_dir, package_root, os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    Worker(connection, options).run()
-    sys.stdout.flush()
-    # Threads of the handler's are not waited for.
-    os._exit(1)
+    try:
+        Worker(connection, options).run()
+        sys.stdout.flush()
+    except BaseException as error:
+        log_error(error)
+    finally:
+        # Threads of the handler's are not waited for.
+        os._exit(1)

@@ -52,6 +52,8 @@ fn wrong_values_are_named() {
         ("maxWorkers", "many"),
         ("max_in_flight", "0"),
         ("max_in_flight", "1000"),
+        ("tensor_parallel_degree", "0"),
+        ("tensor_parallel_degree", "4000000000"),
     ] {
         let error = read(&[(key, value)]).unwrap_err().to_string();
         assert!(error.starts_with(&format!("option.{key}={value}: expected")), "{error}");

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use drivetrain_tests::Server;
+use drivetrain_tests::{Server, Stream};
 use serde_json::json;
 
 use super::{model, serve, text};
@@ -77,6 +77,43 @@ fn every_worker_knows_the_adapters() {
     // What a handler prints as a metric is on the page.
     let is_counted = |server: &Server| server.metric("Unregistered").unwrap() == Some(1.0);
     server.until("the metric is there", is_counted).unwrap();
+}
+
+/// A worker that does one thing at a time is not ended for being in the middle of it.
+#[test]
+fn a_change_waits_for_a_stream_longer_than_the_time_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = r#"
+import time
+from djl_python import Output
+def handle(inputs):
+    if inputs.is_empty(): return None
+    def items():
+        for n in range(8):
+            yield n
+            time.sleep(0.4)
+    return Output().add_stream_content(items())
+def register_adapter(inputs):
+    return Output().add("registered")
+"#;
+    let properties = "option.enable_lora=true\nminWorkers=2\noption.predict_timeout=2\n";
+    let dir = model(folder.path(), "m", properties, script);
+    let server = serve(&[dir], &[]);
+    let mut stream = Stream::open(server.port(), "/invocations", "x").unwrap();
+    assert!(stream.piece().unwrap().is_some());
+    std::thread::scope(|scope| {
+        let change = scope.spawn(|| {
+            server.post("/models/m/adapters?name=a&src=.", "text/plain", "").unwrap().status
+        });
+        let mut n_pieces = 1;
+        while stream.piece().unwrap().is_some() {
+            n_pieces += 1;
+        }
+        assert_eq!(n_pieces, 8);
+        // Its turn comes, or its own time is over; nobody else's is.
+        assert!([200, 400].contains(&change.join().unwrap()));
+    });
+    assert!(!server.log().contains("was replaced"), "{}", server.log());
 }
 
 #[test]

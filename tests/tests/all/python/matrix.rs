@@ -120,17 +120,20 @@ fn every_end_of_a_handler_has_its_answer() {
 }
 
 #[test]
-fn a_handler_that_always_fails_its_process_is_reported() {
+fn a_handler_that_always_fails_its_process_has_failed_for_good() {
     let folder = tempfile::tempdir().unwrap();
     let server = serve(&[model(folder.path(), "m", "maxWorkers=1\n", SCRIPT)], &[]);
     for _ in 0..2 {
         assert_eq!(ask(&server, "exit").status, 500);
     }
+    // There is no other worker, and none comes.
+    let reply = ask(&server, "good");
+    assert_eq!(reply.status, 503, "{}", text(&reply));
     server.until("ping sees it", |server| server.get("/ping").unwrap().status == 500).unwrap();
     let ping = server.get("/ping").unwrap().json().unwrap();
-    assert_eq!(ping, json!({"m": {"status": "Unhealthy"}}));
-    assert_eq!(text(&ask(&server, "good")), "good");
-    server
-        .until("ping is well again", |server| server.get("/ping").unwrap().status == 200)
-        .unwrap();
+    assert_eq!(ping, json!({"m": {"status": "FAILED"}}));
+    let reply = ask(&server, "good");
+    assert_eq!(reply.status, 503, "{}", text(&reply));
+    let ping = server.get("/ping").unwrap();
+    assert_eq!((ping.status, ping.json().unwrap()), (500, json!({"m": {"status": "FAILED"}})));
 }
