@@ -132,6 +132,18 @@ impl Widths {
 }
 
 impl Arena {
+    /// Bytes that each row of a batch takes, without what kernels and adapters need.
+    pub(crate) fn row_bytes(architecture: &Architecture, rotaries: usize) -> u64 {
+        let widths = Widths::of(architecture);
+        let dim = (architecture.dim as usize).max(architecture.output_dim() as usize);
+        let of_experts = if widths.experts > 0 { 2 * dim + widths.experts } else { 0 };
+        let layers = widths.qkv + widths.q + widths.inner + widths.beside + of_experts;
+        let angles = 2 * rotaries * widths_of_rotations(architecture);
+        let distances = widths.head_dim + widths.n_table + widths.n_scores;
+        let floats = 4 * dim + layers + angles + distances + widths.embedded;
+        (floats * size_of::<f32>() + size_of::<u32>()) as u64
+    }
+
     /// Memory for batches of `n_rows`, and what kernels need.
     pub(crate) fn new(
         architecture: &Architecture,

@@ -73,7 +73,7 @@ pub fn load(request: &LoadRequest<'_>, settings: &Settings) -> Result<LoadedMode
         report_ranks(request, loaded, &footprint);
     }
     let caches = Caches::new(architecture, &info, capacity);
-    let n_rotaries = architecture.stacks().map(|stack| rotations(stack).0.len()).max().unwrap_or(0);
+    let n_rotaries = n_rotaries(architecture);
     let n_rows = info.max_batch_tokens as usize;
     let mut ranks = Vec::with_capacity(pools.len());
     for ((pool, share), weights) in pools.into_iter().zip(&shares).zip(loaded) {
@@ -106,7 +106,8 @@ pub fn load(request: &LoadRequest<'_>, settings: &Settings) -> Result<LoadedMode
     })))
 }
 
-/// What [`load`] would do: each rank as a device, with its weights and its part of the caches.
+/// What [`load`] would do: each rank as a device, with its weights, its rows of a batch and its part of the
+/// caches. One rank alone is the CPU.
 ///
 /// # Errors
 /// As [`load`].
@@ -122,18 +123,31 @@ pub fn plan(request: &LoadRequest<'_>, settings: &Settings) -> Result<LoadPlan, 
         let (kv_bytes_per_token, cross_bytes_per_token) = cache_bytes(rank, kv);
         let room = CacheRoom { bytes: 0, kv_bytes_per_token, cross_bytes_per_token };
         let part = |what: &str, bytes: u64| PlannedPart { what: what.to_owned(), bytes };
+        let rows = u64::from(info.max_batch_tokens);
+        let row_bytes = Arena::row_bytes(&share.architecture, n_rotaries(&files.architecture));
+        let name = match shares.len() {
+            1 => "cpu".to_owned(),
+            _ => format!("rank {}", share.share.rank),
+        };
         DevicePlan {
-            name: format!("rank {}", share.share.rank),
+            name,
             limit_bytes: None,
-            parts: vec![part("weights", *bytes), part("KV cache", capacity.bytes_in(&info, &room))],
+            parts: vec![
+                part("weights", *bytes),
+                part("activations", rows * row_bytes),
+                part("caches", capacity.bytes_in(&info, &room)),
+            ],
         }
     };
     let devices = shares.iter().zip(&footprint.ranks).map(of_rank).collect();
-    let mut notes = vec![format!(
-        "the matrices of the whole model take {} bytes; token and position tables are read where they \
-         lie in the mapped file, once for all ranks",
-        footprint.whole
-    )];
+    let mut notes = vec![
+        "token and position tables are read where they lie in the mapped file, and so are matrices that \
+         the kernels take as they are stored; products take scratch memory beside"
+            .to_owned(),
+    ];
+    if shares.len() > 1 {
+        notes.push(format!("the matrices of the whole model take {} bytes", footprint.whole));
+    }
     if footprint.replicated_bytes() > 0 {
         notes.push(format!("bytes on more than one rank: {}", footprint.replicated_parts()));
     }
@@ -146,6 +160,11 @@ pub fn plan(request: &LoadRequest<'_>, settings: &Settings) -> Result<LoadPlan, 
         max_sequences: info.max_sequences,
         notes,
     })
+}
+
+/// Most distinct rotations of a stack.
+fn n_rotaries(architecture: &Architecture) -> usize {
+    architecture.stacks().map(|stack| rotations(stack).0.len()).max().unwrap_or(0)
 }
 
 /// A model before anything of it is in memory.

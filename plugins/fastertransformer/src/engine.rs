@@ -3,9 +3,9 @@
 use std::num::NonZeroUsize;
 
 use drivetrain_engine::{
-    Engine, EngineError, EngineInfo, LoadRequest, LoadedModel, MERGES_ADAPTERS,
+    Engine, EngineError, EngineInfo, LoadPlan, LoadRequest, LoadedModel, MERGES_ADAPTERS,
 };
-use drivetrain_fused::{LoadOptions, Settings, load};
+use drivetrain_fused::{LoadOptions, Settings, load, plan};
 
 use crate::options::warn_of_the_unknown;
 
@@ -26,8 +26,17 @@ impl Engine for FasterTransformer {
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {
-        let options = LoadOptions::parse(&request.options, "fastertransformer")?;
         warn_of_the_unknown(&request.options, &request.services);
-        load(request, &Settings { options, degree: NonZeroUsize::MIN })
+        load(request, &settings(request)?)
     }
+
+    fn plan(&self, request: &LoadRequest<'_>) -> Result<Option<LoadPlan>, EngineError> {
+        plan(request, &settings(request)?).map(Some)
+    }
+}
+
+/// How the options of `request` ask for the model.
+fn settings(request: &LoadRequest<'_>) -> Result<Settings, EngineError> {
+    let options = LoadOptions::parse(&request.options, "fastertransformer")?;
+    Ok(Settings { options, degree: NonZeroUsize::MIN })
 }

@@ -10,9 +10,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::maps::map_of;
-use crate::support::{
-    HIDDEN, LOGITS, Model, assert_close, distance, rows, tokens, try_load, workspace,
-};
+use crate::measures::{distance, rows, tokens};
+use crate::support::{HIDDEN, LOGITS, Model, assert_close, try_load, workspace};
 
 const ALL: [&str; 10] = [
     "gpt2",

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 
 use crate::ENGINE;
 use crate::degrees::own;
-use crate::support::{Model, Part, assert_close, distance, rows, tokens, try_load, workspace};
+use crate::measures::{distance, rows, tokens};
+use crate::support::{Model, Part, assert_close, try_load, workspace};
 
 const DECODERS: [&str; 19] = [
     "bloom",

@@ -6,7 +6,8 @@ use std::path::Path;
 use drivetrain_engine::{Engine, ErrorKind, LoadRequest, LoadedModel, Options, Services, Wanted};
 
 use crate::ENGINE;
-use crate::support::{Model, Part, assert_close, distance, rows, tokens, try_load, workspace};
+use crate::measures::{distance, rows, tokens};
+use crate::support::{Model, Part, assert_close, try_load, workspace};
 
 const DECODERS: [&str; 6] = ["gpt2", "llama_gqa", "gemma3", "qwen3", "bloom", "mixtral"];
 const OTHERS: [&str; 4] = ["bart", "t5", "bert", "deberta_v2"];
