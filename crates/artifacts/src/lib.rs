@@ -23,6 +23,7 @@ mod tokenizer;
 mod weights;
 
 pub use adapter::AdapterBase;
+pub use archive::unpack;
 pub use chat_template::ChatTemplates;
 pub use error::ArtifactError;
 pub use generation::{EarlyStopping, GenerationConfig};

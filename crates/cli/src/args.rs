@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Plan(Plan),
     /// Answer one text on the terminal, without a server
     Generate(Generate),
+    /// Serve SageMaker's own API on this machine: models, endpoints and their invocations
+    SagemakerLocal(SagemakerLocal),
     /// Work with engine libraries
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -73,6 +75,45 @@ pub(crate) struct Serve {
     /// The server's configuration, a config.properties
     #[arg(short = 'f', long, value_name = "FILE")]
     pub(crate) config_file: Option<PathBuf>,
+    /// SageMaker's directory, in place of /opt/ml
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(crate) ml_root: Option<PathBuf>,
+    /// Drain as for SIGTERM when standard input ends: whoever started this process is gone
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_ends: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SagemakerLocal {
+    /// The address to listen on
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub(crate) host: String,
+    /// The port to listen on; 0 lets the system choose
+    #[arg(long, value_name = "PORT", default_value_t = 8090)]
+    pub(crate) port: u16,
+    /// The region of ARNs and signatures [default: AWS_REGION, AWS_DEFAULT_REGION or us-east-1]
+    #[arg(long, value_name = "REGION")]
+    pub(crate) region: Option<String>,
+    /// Where downloads, unpacked models and the containers' files go [default: a directory of the
+    /// system's for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) work_dir: Option<PathBuf>,
+    /// Where S3 is, as in http://127.0.0.1:5000 [default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or
+    /// AWS's own]
+    #[arg(long, value_name = "URL")]
+    pub(crate) s3_endpoint: Option<String>,
+    /// Take requests whatever they are signed with. Otherwise they have to be signed with
+    /// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, where both are set
+    #[arg(long)]
+    pub(crate) unsigned: bool,
+    /// Longest that an invocation may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) invocation_timeout: u64,
+    /// Largest body of an invocation, and of its answer, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub(crate) max_payload: u64,
+    #[command(flatten)]
+    pub(crate) plugins: Plugins,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -11,6 +11,7 @@ mod logging;
 mod plan;
 mod plugin;
 mod progress;
+mod sagemaker_local;
 mod serve;
 mod settings;
 mod trial;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Inspect(inspect) => inspect::inspect(&inspect),
         Command::Plan(plan) => plan::plan(&plan),
         Command::Generate(generate) => generate::generate(&generate),
+        Command::SagemakerLocal(local) => sagemaker_local::sagemaker_local(&local),
         Command::Plugin(PluginCommand::Check(check)) => plugin::check(&check),
         Command::Plugin(PluginCommand::Try { library }) => return trial::open(&library),
     };

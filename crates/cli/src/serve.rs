@@ -20,7 +20,7 @@ pub(crate) fn serve(args: &Serve) -> Result<()> {
     crate::logging::start(&env, "info");
     refuse_nothing(args)?;
     let executable = std::env::current_exe().context("the binary's own path is not known")?;
-    let overrides = ServerOverrides {
+    let mut overrides = ServerOverrides {
         config_file: args.config_file.clone(),
         models: args.models.iter().chain(&args.more_models).cloned().collect(),
         model_store: args.model_store.clone(),
@@ -30,6 +30,9 @@ pub(crate) fn serve(args: &Serve) -> Result<()> {
         default_model: crate::default_model::shipped(&executable),
         ..ServerOverrides::default()
     };
+    if let Some(root) = &args.ml_root {
+        overrides.sagemaker_root.clone_from(root);
+    }
     let (config, warnings) = ServerConfig::resolve(&overrides, &env)?;
     for warning in &warnings {
         warn!("{warning}");
@@ -62,13 +65,49 @@ fn refuse_nothing(args: &Serve) -> Result<()> {
     Ok(())
 }
 
-async fn run(config: Arc<ServerConfig>, env: Environment, args: &Serve) -> Result<()> {
+/// Ends with the first order to stop.
+pub(crate) async fn told_to_stop(stdin: Stdin) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM: draining"),
+        _ = interrupt.recv() => info!("SIGINT: draining"),
+        () = ended(stdin) => info!("standard input has ended: draining"),
+    }
+    Ok(())
+}
+
+/// Whether the end of standard input is an order to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stdin {
+    Heeded,
+    Ignored,
+}
+
+/// Ends with standard input, where that is heeded.
+async fn ended(stdin: Stdin) {
+    if stdin == Stdin::Ignored {
+        return std::future::pending().await;
+    }
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let reader = std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
+        // What comes is of no meaning, and an error is an end, too.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = sender.send(());
+    });
+    if let Err(error) = reader {
+        warn!(%error, "the end of standard input can't be waited for");
+        return std::future::pending().await;
+    }
+    // The thread sends, or is gone.
+    let _ = receiver.await;
+}
+
+async fn run(config: Arc<ServerConfig>, env: Environment, args: &Serve) -> Result<()> {
+    let stdin = if args.until_stdin_ends { Stdin::Heeded } else { Stdin::Ignored };
     let shutdown = async move {
-        tokio::select! {
-            _ = terminate.recv() => info!("SIGTERM: draining"),
-            _ = interrupt.recv() => info!("SIGINT: draining"),
+        if let Err(error) = told_to_stop(stdin).await {
+            error!(%error, "signals can't be waited for");
         }
     };
     tokio::pin!(shutdown);

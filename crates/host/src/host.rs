@@ -62,6 +62,19 @@ impl Host {
     /// `Duplicate` if there is one of this name and version, `ShuttingDown`, or `Io` if there can
     /// be no thread for it.
     pub fn load(&self, spec: &ModelSpec) -> Result<ModelHandle, HostError> {
+        self.load_with(spec, Vec::new())
+    }
+
+    /// [`Self::load`] with settings that go before those of the model's files: keys without `option.`
+    /// and values.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_with(
+        &self,
+        spec: &ModelSpec,
+        settings: Vec<(String, String)>,
+    ) -> Result<ModelHandle, HostError> {
         let name = spec.name_or_default();
         let mut models = self.0.models.write().unwrap_or_else(PoisonError::into_inner);
         if self.0.activity.is_draining() {
@@ -71,7 +84,7 @@ impl Host {
             let version = spec.version.as_deref().map(|v| format!(":{v}")).unwrap_or_default();
             return Err(HostError::Duplicate { name: format!("{name}{version}") });
         }
-        let (handle, inputs) = self.start(spec, Vec::new());
+        let (handle, inputs) = self.start(spec, settings);
         spawn(&handle, inputs)?;
         models.push(handle.clone());
         Ok(handle)
@@ -155,11 +168,11 @@ impl Host {
     }
 
     /// Takes a model out, one version or all of them. What it is doing ends within 30 seconds,
-    /// then its memory is given back.
+    /// then its memory is given back: [`ModelHandle::wait_unloaded`] of what comes back waits for that.
     ///
     /// # Errors
     /// `ModelNotFound`.
-    pub fn unload(&self, name: &str, version: Option<&str>) -> Result<(), HostError> {
+    pub fn unload(&self, name: &str, version: Option<&str>) -> Result<Vec<ModelHandle>, HostError> {
         let mut models = self.0.models.write().unwrap_or_else(PoisonError::into_inner);
         let (gone, kept): (Vec<_>, Vec<_>) = models.drain(..).partition(|model| {
             model.name() == name && version.is_none_or(|version| model.version() == Some(version))
@@ -171,7 +184,7 @@ impl Host {
             return Err(HostError::ModelNotFound { name: name.to_owned(), version });
         }
         gone.iter().for_each(|model| model.unload(Instant::now() + UNLOAD_LIMIT));
-        Ok(())
+        Ok(gone)
     }
 
     /// [`ModelHandle::submit`] to the model of this name.

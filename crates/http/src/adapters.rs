@@ -167,18 +167,18 @@ impl FromRequest<App> for Parameters {
 }
 
 impl Parameters {
-    fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.values.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    fn required(&self, name: &str) -> Result<String, ApiError> {
+    pub(crate) fn required(&self, name: &str) -> Result<String, ApiError> {
         match self.get(name) {
             Some(value) if !value.is_empty() => Ok(value.to_owned()),
             _ => Err(ApiError::bad_request(format!("Parameter {name} is required."))),
         }
     }
 
-    fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
+    pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
         match self.get(name).map(|text| text.trim().to_ascii_lowercase()).as_deref() {
             None | Some("") => Ok(None),
             Some("true") => Ok(Some(true)),

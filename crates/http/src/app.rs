@@ -1,6 +1,6 @@
 //! What every handler needs: the host, and the settings of HTTP, checked once.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -36,6 +36,8 @@ pub(crate) struct AppState {
     pub(crate) allow_handler_override: bool,
     /// The models of the start.
     pub(crate) start_models: Vec<ModelSpec>,
+    /// The models that were registered since, and are not unregistered.
+    registered: RwLock<Vec<ModelSpec>>,
     /// Whether `GET /models/{name}` answers in SageMaker's shape.
     pub(crate) multi_model: bool,
 }
@@ -85,8 +87,34 @@ impl AppState {
             },
             allow_handler_override: config.allow_request_handler_override.value,
             start_models: config.models.clone(),
+            registered: RwLock::default(),
             multi_model: config.sagemaker_multi_model.value,
         })
+    }
+}
+
+impl AppState {
+    /// Remembers what a model that was registered is loaded from.
+    pub(crate) fn remember(&self, spec: ModelSpec) {
+        self.registered.write().unwrap_or_else(PoisonError::into_inner).push(spec);
+    }
+
+    /// Forgets the model of this name, one version or all of them.
+    pub(crate) fn forget(&self, name: &str, version: Option<&str>) {
+        let is_other = |spec: &ModelSpec| {
+            spec.name_or_default() != name
+                || version.is_some_and(|version| spec.version.as_deref() != Some(version))
+        };
+        self.registered.write().unwrap_or_else(PoisonError::into_inner).retain(is_other);
+    }
+
+    /// What a model was loaded from, where it was registered.
+    pub(crate) fn registered_url(&self, name: &str, version: Option<&str>) -> Option<String> {
+        let registered = self.registered.read().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |spec: &&ModelSpec| {
+            spec.name_or_default() == name && spec.version.as_deref() == version
+        };
+        registered.iter().find(is_it).map(|spec| spec.url.clone())
     }
 }
 

@@ -20,7 +20,7 @@ use crate::generation::{
     CHAT, COMPLETION, ChatAnswer, Completed, LmiReply, PARAMETERS, REQUEST, v1,
 };
 use crate::inference::{self, EmbedBody, RerankBody};
-use crate::{adapters, management, metrics, ping, predictions, sagemaker};
+use crate::{adapters, management, metrics, ping, predictions, registration, sagemaker};
 
 /// An error of DJL's routes.
 #[derive(Serialize, ToSchema)]
@@ -160,6 +160,8 @@ fn example(path: &str) -> Value {
         predictions::predict,
         management::list,
         management::describe,
+        registration::register,
+        registration::unregister,
         adapters::list,
         adapters::register,
         adapters::describe,

@@ -31,6 +31,7 @@ mod offload;
 mod ping;
 mod predictions;
 mod raw;
+mod registration;
 mod reply;
 mod request_id;
 mod respond;

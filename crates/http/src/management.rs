@@ -224,9 +224,13 @@ fn start_spec<'a>(app: &'a App, model: &ModelHandle) -> Option<&'a ModelSpec> {
 
 /// The model's place as a URL.
 fn model_url(app: &App, model: &ModelHandle) -> String {
-    let url = start_spec(app, model).map(|spec| spec.url.as_str()).unwrap_or_default();
+    let url = match start_spec(app, model) {
+        Some(spec) => Some(spec.url.clone()),
+        None => app.registered_url(model.name(), model.version()),
+    };
+    let url = url.unwrap_or_default();
     // What follows a `?` may be what grants access.
-    let shown = if url.contains("://") { url.split('?').next().unwrap_or(url) } else { url };
+    let shown = if url.contains("://") { url.split('?').next().unwrap_or(&url) } else { &url };
     if shown.starts_with('/') { format!("file://{shown}") } else { shown.to_owned() }
 }
 

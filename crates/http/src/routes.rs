@@ -14,7 +14,8 @@ use crate::failure::ApiError;
 use crate::generation::v1;
 use crate::server::Limits;
 use crate::{
-    adapters, documents, inference, management, metrics, ping, predictions, respond, sagemaker,
+    adapters, documents, inference, management, metrics, ping, predictions, registration, respond,
+    sagemaker,
 };
 
 /// What a listener serves.
@@ -81,17 +82,18 @@ fn inference() -> Router<App> {
 }
 
 fn management() -> Router<App> {
+    let model = || get(management::describe).delete(registration::unregister);
     let adapters = || get(adapters::list).post(adapters::register);
     let adapter = || get(adapters::describe).delete(adapters::unregister);
     Router::new()
         .route("/server/metrics", get(metrics::server_metrics))
-        .route("/models", get(management::list))
+        .route("/models", get(management::list).post(registration::register))
         .route("/adapters", adapters())
         .route("/adapters/{adapter}", adapter())
         .route("/adapters/{adapter}/update", post(adapters::update))
         .route("/models/{name}/adapters", adapters())
         .route("/models/{name}/adapters/{adapter}", adapter())
         .route("/models/{name}/adapters/{adapter}/update", post(adapters::update))
-        .route("/models/{name}", get(management::describe))
-        .route("/models/{name}/{version}", get(management::describe))
+        .route("/models/{name}", model())
+        .route("/models/{name}/{version}", model())
 }

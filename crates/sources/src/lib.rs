@@ -29,5 +29,6 @@ mod watch;
 pub use error::{Cause, SourceError};
 pub use fetch::fetch;
 pub use options::{FetchOptions, Hidden, HubOptions, Limits, S3Options};
+pub use s3::{read_object, write_object};
 pub use source::{HttpLocation, HubId, ModelSource, S3Location};
 pub use watch::{Stop, Unwatched, Watch};

@@ -18,6 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("conformance", &["engine"]),
     ("host", &["config", "artifacts", "engine", "sources"]),
     ("http", &["host", "config"]),
+    ("sagemaker", &["config", "artifacts", "sources"]),
     (
         "drivetrain",
         &[
@@ -29,6 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "conformance",
             "transformer",
             "device-map",
+            "sagemaker",
         ],
     ),
     ("wrong-engines", &["engine"]),

@@ -22,6 +22,7 @@ mod offload;
 mod plan;
 mod python;
 mod refusals;
+mod sagemaker;
 mod sources;
 mod tasks;
 mod tidy;

@@ -26,7 +26,10 @@ enum Kind {
 /// The directory that holds the content of the archive at `path`. It is unpacked unless a complete
 /// copy of this very file is there already. Several processes may do so at once: each unpacks into a
 /// directory of its own, and the first that is done gives its copy the final name.
-pub(crate) fn unpack(path: &Path, options: &UnpackOptions) -> Result<PathBuf, ArtifactError> {
+///
+/// # Errors
+/// It can't be read, is no archive, or holds what is refused; then nothing is left behind.
+pub fn unpack(path: &Path, options: &UnpackOptions) -> Result<PathBuf, ArtifactError> {
     let (mut file, metadata) = open_regular(path)?;
     let kind = detect(path, &mut file)?;
     let store = Store::open(&options.into)?;

@@ -82,6 +82,8 @@ pub(crate) struct Lifecycle {
     /// Milliseconds from `born` by which loading must be over.
     load_limit: AtomicU64,
     is_loaded: AtomicBool,
+    /// Whether the engine has let go of the model.
+    is_gone: AtomicBool,
 }
 
 impl Lifecycle {
@@ -98,6 +100,7 @@ impl Lifecycle {
             is_ill: AtomicBool::new(false),
             load_limit: AtomicU64::new(millis(load_limit)),
             is_loaded: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
         }
     }
 
@@ -180,6 +183,25 @@ impl Lifecycle {
         }
         drop(state);
         self.wake();
+    }
+
+    /// The model's thread is at its end, and holds nothing of the model any more.
+    pub(crate) fn gone(&self) {
+        self.is_gone.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Waits until the model's thread is at its end.
+    pub(crate) async fn wait_gone(&self) {
+        loop {
+            let changed = self.notify.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.is_gone.load(Ordering::Acquire) {
+                return;
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(500), changed).await;
+        }
     }
 
     pub(crate) fn status(&self) -> ModelStatus {

@@ -87,6 +87,7 @@ fn live(shared: Arc<Shared>, inputs: &LoadInputs) {
         tracing::error!(model = name, panic, "the engine could not let go of the model");
     }
     tracing::info!(model = name, "the model is unloaded");
+    lifecycle.gone();
 }
 
 /// The inbox of the model, whichever it is, for the end of its thread.

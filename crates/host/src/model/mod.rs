@@ -168,6 +168,12 @@ impl ModelHandle {
         self.shared.lifecycle.wait_ready_blocking()
     }
 
+    /// Waits until it is unloaded, or has failed, and its memory is given back. To be awaited in a
+    /// tokio runtime with its timer.
+    pub async fn wait_unloaded(&self) {
+        self.shared.lifecycle.wait_gone().await;
+    }
+
     /// Does the model's task on the request's inputs. Dropping the future cancels the work at the
     /// next step. To be awaited in a tokio runtime with its timer.
     ///

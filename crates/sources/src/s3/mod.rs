@@ -1,6 +1,7 @@
 //! Models in S3: a prefix is mirrored, an archive is brought as it is.
 
 mod credentials;
+mod object;
 mod profile;
 mod store;
 
@@ -22,6 +23,7 @@ use crate::names;
 use crate::options::FetchOptions;
 use crate::source::S3Location;
 use crate::watch::Counters;
+pub use object::{read_object, write_object};
 use store::Bucket;
 
 /// How often what changes meanwhile is looked up.
