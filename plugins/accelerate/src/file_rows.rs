@@ -41,6 +41,9 @@ const REMEMBERED: u32 = 64;
 /// Bytes that the system is asked for ahead of what is multiplied with.
 const AHEAD_BYTES: usize = 64 << 20;
 
+/// Tensors one below the other, with the first row of each.
+type Parts = Arc<[(usize, HeldRows)]>;
+
 /// A matrix `[n_out, n_in]` in its file.
 #[derive(Debug)]
 pub(crate) struct FileRows {
@@ -48,8 +51,7 @@ pub(crate) struct FileRows {
     n_in: usize,
     n_out: usize,
     row_bytes: usize,
-    /// Tensors one below the other, with the first row of each.
-    parts: Arc<[(usize, HeldRows)]>,
+    parts: Parts,
     compute: Arc<Compute>,
     reads: Arc<Reads>,
     /// Its number among those of `reads`.
@@ -279,13 +281,13 @@ struct Ahead {
     asked: VecDeque<usize>,
     asked_bytes: usize,
     /// Asks the system, which may make it wait. There from the first slow read on.
-    asker: Option<Sender<Arc<[(usize, HeldRows)]>>>,
+    asker: Option<Sender<Parts>>,
 }
 
 /// A matrix, and what followed it last.
 #[derive(Debug)]
 struct Known {
-    parts: Arc<[(usize, HeldRows)]>,
+    parts: Parts,
     next: Option<usize>,
 }
 
@@ -317,7 +319,7 @@ impl Reads {
         error
     }
 
-    fn enter(&self, parts: Arc<[(usize, HeldRows)]>) -> usize {
+    fn enter(&self, parts: Parts) -> usize {
         let mut ahead = lock(&self.ahead);
         ahead.matrices.push(Known { parts, next: None });
         ahead.matrices.len() - 1
@@ -376,8 +378,8 @@ impl Ahead {
 }
 
 /// A thread that asks the system for matrices, until nobody names any.
-fn start_asker() -> Sender<Arc<[(usize, HeldRows)]>> {
-    let (sender, asked) = channel::<Arc<[(usize, HeldRows)]>>();
+fn start_asker() -> Sender<Parts> {
+    let (sender, asked) = channel::<Parts>();
     let body = move || {
         for parts in asked {
             parts.iter().for_each(|(_, part)| part.expect());
