@@ -199,7 +199,7 @@ impl FileRows {
                     .multiply(cpu, x, columns, &Epilogue::default(), &mut tile.scratch)
                     .map_err(candle_core::Error::wrap)?;
                 if m > 1 {
-                    for (i, row) in tile.columns.chunks_exact(n).enumerate() {
+                    for (i, row) in tile.columns.chunks_exact(n).take(m).enumerate() {
                         let column = out.iter_mut().skip(i).step_by(m);
                         column.zip(row).for_each(|(y, found)| *y = *found);
                     }
