@@ -90,7 +90,8 @@ impl Log {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let own = || kept.iter().filter_map(|line| line.strip_prefix(LAST_WORDS));
         let of_model = own().find_map(|line| Some(line.split_once(FAILED_TO_LOAD)?.1));
-        let found = of_model.or_else(|| own().next_back()).or_else(|| kept.back().map(String::as_str));
+        let found =
+            of_model.or_else(|| own().next_back()).or_else(|| kept.back().map(String::as_str));
         found.map(str::to_owned)
     }
 }
