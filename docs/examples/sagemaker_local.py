@@ -43,7 +43,7 @@ model = None
 def load(properties):
     logging.info("files of the model: %s", os.listdir())
     place = properties.get("model_id")
-    return AutoTokenizer.from_pretrained(place), AutoModel.from_pretrained(place).eval()
+    return AutoTokenizer.from_pretrained(place), AutoModel.from_pretrained(place).float().eval()
 
 
 def handle(inputs: Input):
@@ -146,7 +146,7 @@ def by_transformers(place):
     tokens = AutoTokenizer.from_pretrained(place)(TEXT, return_tensors="pt")
     tokens.pop("token_type_ids", None)
     with torch.inference_mode():
-        return AutoModel.from_pretrained(place).eval()(**tokens).last_hidden_state.numpy()
+        return AutoModel.from_pretrained(place).float().eval()(**tokens).last_hidden_state.numpy()
 
 
 def walk(name, files, service, connections):

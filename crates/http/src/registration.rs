@@ -2,6 +2,7 @@
 //! a multi-model endpoint through them, DJL Serving's clients register and unregister theirs.
 
 use std::path::Path;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -9,6 +10,7 @@ use axum::response::Response;
 use drivetrain_config::{ModelSpec, Source};
 use drivetrain_host::{HostError, ModelHandle};
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::adapters::Parameters;
 use crate::app::App;
@@ -16,6 +18,9 @@ use crate::documents::DjlError;
 use crate::failure::{ApiError, FailureKind};
 use crate::model_path::ModelPath;
 use crate::wire::json_response;
+
+/// How long a model that is unloaded is waited for: its work in hand has 30 seconds.
+const UNLOAD_PATIENCE: Duration = Duration::from_secs(45);
 
 /// Parameters that are settings of the model, and the keys they set.
 const SETTINGS: [(&str, &str); 6] = [
@@ -110,11 +115,25 @@ async fn ready(app: &App, model: &ModelHandle) -> Result<(), ApiError> {
     // Somebody else may have taken it out meanwhile.
     if let Ok(gone) = app.host.unload(model.name(), model.version()) {
         app.forget(model.name(), model.version());
-        for model in gone {
-            model.wait_unloaded().await;
-        }
+        unloaded(&gone).await?;
     }
     Err(of_registration(error))
+}
+
+/// Waits until the models' memory is given back.
+async fn unloaded(models: &[ModelHandle]) -> Result<(), ApiError> {
+    for model in models {
+        if timeout(UNLOAD_PATIENCE, model.wait_unloaded()).await.is_err() {
+            return Err(ApiError::new(
+                FailureKind::Internal,
+                format!(
+                    "Model {} takes no requests, and its engine does not let go of it",
+                    model.name()
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// `DELETE /models/{name}[/{version}]`: unloads a model, and answers when its memory is given back.
@@ -135,9 +154,7 @@ pub(crate) async fn unregister(
     let version = path.version.as_deref();
     let gone = app.host.unload(&path.name, version)?;
     app.forget(&path.name, version);
-    for model in gone {
-        model.wait_unloaded().await;
-    }
+    unloaded(&gone).await?;
     let status = format!("Model or workflow \"{}\" unregistered", path.name);
     Ok(json_response(StatusCode::OK, &Done { status }))
 }

@@ -225,6 +225,9 @@ class ManyModels(unittest.TestCase):
                 return error["Code"], error["Message"]
 
             self.assertEqual(refused()[0], "ValidationError")
+            with self.assertRaises(ClientError) as caught:
+                local.runtime.invoke_endpoint_with_response_stream(EndpointName=endpoint.name, Body="y")
+            self.assertEqual(caught.exception.response["Error"]["Code"], "ValidationError")
             self.assertEqual(refused(TargetModel="../a.tar.gz")[0], "ValidationError")
             self.assertEqual(refused(TargetModel="models/nobody.tar.gz")[0], "ValidationError")
             code, message = refused(TargetModel="models/broken.tar.gz")

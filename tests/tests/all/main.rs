@@ -22,6 +22,7 @@ mod offload;
 mod plan;
 mod python;
 mod refusals;
+mod registration;
 mod sagemaker;
 mod sources;
 mod tasks;

@@ -54,7 +54,7 @@ impl Ask<'_> {
     pub(super) async fn answer(&self) -> Result<Answer, Fault> {
         let deadline = Instant::now() + self.time;
         let container = self.variant.container()?;
-        let asked = match (self.variant.many(), self.target()?) {
+        let asked = match (self.variant.many(), target(self.variant, &self.invocation.headers)?) {
             (Some(many), Some(target)) => self.of_many(many, &container, target, deadline).await?,
             _ => self.send(&container, "/invocations".to_owned(), deadline).await?,
         };
@@ -62,11 +62,6 @@ impl Ask<'_> {
             200..=299 => Ok(asked),
             _ => Err(original(&asked)),
         }
-    }
-
-    /// The model that a request to a multi-model endpoint names.
-    pub(super) fn target(&self) -> Result<Option<&str>, Fault> {
-        target(self.variant, &self.invocation.headers)
     }
 
     async fn of_many(
@@ -109,10 +104,7 @@ impl Ask<'_> {
 }
 
 /// The model that a request names: there has to be one on a multi-model endpoint, and none elsewhere.
-pub(super) fn target<'a>(
-    variant: &Variant,
-    headers: &'a HeaderMap,
-) -> Result<Option<&'a str>, Fault> {
+fn target<'a>(variant: &Variant, headers: &'a HeaderMap) -> Result<Option<&'a str>, Fault> {
     match (variant.many(), headers::text(headers, headers::TARGET_MODEL)) {
         (Some(_), None) => Err(Fault::validation(
             "the endpoint serves many models: name one of them with TargetModel",

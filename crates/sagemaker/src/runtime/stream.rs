@@ -18,9 +18,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::invoke::{call, failed, target};
+use super::invoke::{call, failed};
 use super::{Invocation, headers, internal, late};
-use crate::endpoint::{Answer, Call, Container, Many, NO_MEMORY, Variant, invoke_path, original};
+use crate::endpoint::{Answer, Call, Container, Variant, original};
 use crate::fault::{Fault, FaultKind};
 use crate::options::Limits;
 use crate::reply::{Pieces, Reply};
@@ -34,7 +34,6 @@ const INNER_CONTENT_TYPE: HeaderName = HeaderName::from_static("x-amzn-sagemaker
 const AHEAD: usize = 2;
 /// Largest payload of an event.
 const PART_BYTES: usize = 128 << 10;
-const MAX_SENT: usize = 8;
 
 pub(super) async fn answer(
     service: &Arc<Service>,
@@ -64,34 +63,18 @@ async fn head(
     limits: &Limits,
     deadline: Instant,
 ) -> Result<Response<Incoming>, Fault> {
+    if variant.many().is_some() {
+        return Err(Fault::validation(
+            "the endpoint serves many models, and a stream's request can't name one of them: use \
+             InvokeEndpoint",
+        ));
+    }
     let container = variant.container()?;
-    let target = target(variant, &invocation.headers)?;
-    let request = |path: String| call(path, &invocation.headers, API, invocation);
-    let (Some(many), Some(target)) = (variant.many(), target) else {
-        let sent = send(&container, request("/invocations".to_owned()), limits, deadline).await?;
-        return match sent.status().is_success() {
-            true => Ok(sent),
-            false => Err(original(&whole(sent, limits, deadline).await?)),
-        };
-    };
-    let mut n_sent = 0;
-    loop {
-        let name = many.load(&container, target, limits, deadline).await?;
-        let sent = send(&container, request(invoke_path(&name)), limits, deadline).await?;
-        if sent.status().is_success() {
-            return Ok(sent);
-        }
-        let refusal = whole(sent, limits, deadline).await?;
-        n_sent += 1;
-        let again = n_sent < MAX_SENT;
-        if again && Many::is_missing(&refusal) {
-            many.forget(&name);
-        } else if !(again
-            && refusal.status == NO_MEMORY
-            && many.make_room(&container, &name).await?)
-        {
-            return Err(original(&refusal));
-        }
+    let call = call("/invocations".to_owned(), &invocation.headers, API, invocation);
+    let sent = send(&container, call, limits, deadline).await?;
+    match sent.status().is_success() {
+        true => Ok(sent),
+        false => Err(original(&whole(sent, limits, deadline).await?)),
     }
 }
 
