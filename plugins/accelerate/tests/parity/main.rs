@@ -22,6 +22,7 @@ mod forms;
 mod gguf;
 #[path = "../placed/maps.rs"]
 mod maps;
+mod packed;
 mod refusals;
 mod support;
 mod variants;

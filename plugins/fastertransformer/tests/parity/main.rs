@@ -25,6 +25,8 @@ mod default_model;
 mod fixtures;
 #[path = "../../../accelerate/tests/parity/gguf.rs"]
 mod gguf;
+#[path = "../../../accelerate/tests/parity/packed.rs"]
+mod packed;
 #[path = "../../../accelerate/tests/parity/refusals.rs"]
 mod refusals;
 #[path = "../../../accelerate/tests/parity/support.rs"]
