@@ -79,8 +79,8 @@ fn what_cannot_be_unpacked_is_refused_by_name() {
         ),
         ("awq_llama", json!({"version": "gemv"}), "version = \"gemv\": expected \"gemm\""),
         ("awq_llama", json!({"bits": 8}), "quantization_config.bits = 8: expected 4"),
-        ("awq_llama", json!({"group_size": 64}), ".scales\": its shape is [2, "),
-        ("gptq_llama", json!({"bits": 8}), ".scales\": its shape is [2, "),
+        ("awq_llama", json!({"group_size": 64}), ".scales\": its shape is [3, "),
+        ("gptq_llama", json!({"bits": 8}), ".scales\": its shape is [3, "),
     ] {
         let dir = changed(name, &changes);
         let Err(error) = try_load(dir.path(), &[]) else { panic!("{name} {changes} is loaded") };
