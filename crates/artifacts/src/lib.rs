@@ -32,4 +32,6 @@ pub use key_record::KeyRecord;
 pub use model_config::ModelConfig;
 pub use model_dir::{ModelDir, UnpackOptions};
 pub use tokenizer::{DecodeSpecial, DecodeStream, Encoding, SpecialTokens, Tokenizer};
-pub use weights::{DType, HeldTensor, RowOrder, Tensor, Weights};
+pub use weights::{
+    DType, Groups, HeldTensor, QuantizationConfig, QuantizationMethod, RowOrder, Tensor, Weights,
+};

@@ -1,6 +1,6 @@
 //! A model's files, opened and held against its architecture.
 
-use drivetrain_artifacts::{ModelConfig, ModelDir, UnpackOptions, Weights};
+use drivetrain_artifacts::{ModelConfig, ModelDir, QuantizationMethod, UnpackOptions, Weights};
 use drivetrain_engine::{EngineError, LoadRequest, LogLevel};
 use drivetrain_transformer::{AdapterFiles, Architecture, CanonicalWeights};
 
@@ -21,7 +21,8 @@ impl ModelFiles {
     /// Opens what `request` names. Headers are read, weights are mapped.
     ///
     /// # Errors
-    /// A file is missing or breaks its format, or there is no description of the model.
+    /// A file is missing or breaks its format, there is no description of the model, or
+    /// `option.quantize` names a method of packing that is not the model's.
     pub fn open(request: &LoadRequest<'_>) -> Result<Self, EngineError> {
         let dir = ModelDir::open(request.model_dir, &UnpackOptions::default())
             .map_err(|error| model_error(&error))?;
@@ -29,6 +30,7 @@ impl ModelFiles {
         let architecture =
             Architecture::from_config(&config).map_err(|error| model_error(&error))?;
         let weights = Weights::open(&dir).map_err(|error| model_error(&error))?;
+        check_quantize(request, &weights)?;
         let adapter = request.adapter_dir.map(AdapterFiles::open).transpose();
         let adapter = adapter.map_err(|error| model_error(&error))?;
         Ok(Self { architecture, weights, adapter, _dir: dir })
@@ -66,4 +68,31 @@ impl ModelFiles {
             ),
         );
     }
+}
+
+/// Whether `option.quantize` names a method of packing: matrices then stay as the model has them.
+pub fn is_packed_form(quantize: &str) -> bool {
+    let word = quantize.trim();
+    [QuantizationMethod::Gptq, QuantizationMethod::Awq]
+        .iter()
+        .any(|method| word.eq_ignore_ascii_case(method.name()))
+}
+
+/// A method of packing must be that of the files: it takes samples to make one.
+fn check_quantize(request: &LoadRequest<'_>, weights: &Weights) -> Result<(), EngineError> {
+    let Some(wanted) = request.options.get("quantize").filter(|word| is_packed_form(word)) else {
+        return Ok(());
+    };
+    let found = weights.quantization().map(|config| config.method.name());
+    if found.is_some_and(|found| wanted.trim().eq_ignore_ascii_case(found)) {
+        return Ok(());
+    }
+    let found = found.map_or_else(
+        || "it has no quantization_config".to_owned(),
+        |found| format!("its quantization_config says {found}"),
+    );
+    Err(EngineError::bad_input(format!(
+        "option.quantize={wanted}: the model is not packed so, {found}; leave the option out, or take \
+         q8 or q4, which are made at load"
+    )))
 }

@@ -26,7 +26,7 @@ pub use blocks::{BlockTables, Copied};
 pub use error::model_error;
 pub use experts::{Pick, pick_experts};
 pub use figures::{CacheRoom, Capacity, KvForm, figures};
-pub use files::ModelFiles;
+pub use files::{ModelFiles, is_packed_form};
 pub use head::HeadPlan;
 pub use memory::{available_bytes, check_memory, resident_bytes};
 pub use plan::{Call, Held, Planned, Sequences, Tables, plan, plan_into};

@@ -16,7 +16,10 @@ use crate::options::WeightForm;
 use crate::share::ModelShare;
 use crate::step::compute;
 
+mod groups;
 mod stacks;
+
+pub(crate) use groups::{group_format, note_of_groups};
 
 const STAGE: &str = "loading weights";
 
@@ -214,6 +217,13 @@ impl<'a> Loader<'a, '_> {
         let tensor = self.get(name)?;
         let source = tensor.source();
         let Some(format) = blocks_of(self.weights, self.form, name) else { return Ok(None) };
+        if source.groups().is_some() {
+            return if order == RowOrder::Plain {
+                self.groups(name, format, cut)
+            } else {
+                Ok(None)
+            };
+        }
         if source.row_order() != order {
             return Ok(None);
         }
@@ -373,7 +383,10 @@ impl<'a> Loader<'a, '_> {
     fn stays_in_blocks(&self, path: &str, part: &str, order: RowOrder) -> bool {
         let name = join(path, &format!("{part}.weight"));
         let Some(tensor) = self.weights.get(&name) else { return false };
-        blocks_of(self.weights, self.form, &name).is_some() && tensor.source().row_order() == order
+        // What was packed in groups is shown in its plain order.
+        let source = tensor.source();
+        let own = if source.groups().is_some() { RowOrder::Plain } else { source.row_order() };
+        blocks_of(self.weights, self.form, &name).is_some() && own == order
     }
 
     /// The pooler, the head, or a part of it.
@@ -407,13 +420,16 @@ fn is_as_stored(weights: &CanonicalWeights<'_>, name: &str, tensor: &CanonicalTe
         && tensor.source().value_offset() == 0.0
 }
 
-/// The blocks that a matrix stays in, if it does.
+/// The blocks that a matrix stays in, or that its groups become, if it does.
 pub(crate) fn blocks_of(
     weights: &CanonicalWeights<'_>,
     form: WeightForm,
     name: &str,
 ) -> Option<BlockFormat> {
     let tensor = weights.get(name)?;
+    if let Some(format) = group_format(tensor, form) {
+        return Some(format).filter(|_| !weights.is_changed(name));
+    }
     let stays = form == WeightForm::AsStored && is_as_stored(weights, name, tensor);
     block_format(tensor.source().dtype()).filter(|_| stays)
 }
@@ -455,6 +471,10 @@ pub(crate) fn form_bytes(tensor: &CanonicalTensor<'_>, form: WeightForm) -> u64 
         WeightForm::Packed(Precision::Int8Weights) => n,
         WeightForm::Encoded(format) => n / format.block_len() as u64 * format.block_bytes() as u64,
         WeightForm::Packed(_) => n * 2,
+        WeightForm::AsStored if tensor.source().groups().is_some() => {
+            let format = group_format(tensor, form);
+            format.map_or(n * 4, |format| format.bytes_for(tensor.n_elements()) as u64)
+        }
         WeightForm::AsStored => match tensor.source().dtype() {
             DType::F16 | DType::BF16 => n * 2,
             dtype if block_format(dtype).is_some() => tensor.bytes(),

@@ -20,7 +20,7 @@ use crate::arena::{Arena, rotations};
 use crate::cache::{Caches, Stores};
 use crate::footprint::Footprint;
 use crate::head::Head;
-use crate::load::{Cut, Loader, planned_bytes};
+use crate::load::{Cut, Loader, note_of_groups, planned_bytes};
 use crate::model::{FusedModel, RankedWeights, WeightsOfFiles, join};
 use crate::options::{LoadOptions, WeightForm};
 use crate::pass::{ModelWeights, RankState};
@@ -49,6 +49,10 @@ pub fn load(request: &LoadRequest<'_>, settings: &Settings) -> Result<LoadedMode
     let Outline { shares, mut info, footprint } = {
         let weights = files.canonical()?;
         ModelFiles::warn_of_unused(request, &weights);
+        if let Some(note) = note_of_groups(&weights, options.weights) {
+            let note = format!("model {}: {note}", request.model_name);
+            request.services.log(LogLevel::Warn, &note);
+        }
         Outline::of(&files.architecture, &weights, request.model_name, settings)?
     };
     let no_threads = |error: std::io::Error| {
@@ -148,6 +152,7 @@ pub fn plan(request: &LoadRequest<'_>, settings: &Settings) -> Result<LoadPlan, 
     if shares.len() > 1 {
         notes.push(format!("the matrices of the whole model take {} bytes", footprint.whole));
     }
+    notes.extend(note_of_groups(&weights, settings.options.weights));
     if footprint.replicated_bytes() > 0 {
         notes.push(format!("bytes on more than one rank: {}", footprint.replicated_parts()));
     }

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 
 use drivetrain_engine::{EngineError, Options};
+use drivetrain_execution::is_packed_form;
 use drivetrain_kernels::{BlockFormat, KvPrecision, Precision};
 
 /// Sequences alive at once unless the options say otherwise.
@@ -100,14 +101,16 @@ fn quantize(options: &Options<'_>, engine: &str) -> Result<Option<WeightForm>, E
     };
     Ok(Some(match lower(quantize).replace('_', "-").as_str() {
         "" | "none" => return Ok(None),
+        // The files have to be so.
+        word if is_packed_form(word) => return Ok(None),
         "int8" | "dynamic-int8" | "bitsandbytes8" => int8,
         "int8-weight-only" => WeightForm::Packed(Precision::Int8Weights),
         "q8" | "q8-0" => WeightForm::Encoded(BlockFormat::Q8Zero),
         "q4" | "q4-1" | "bitsandbytes4" => q4,
         _ => {
             let known = format!(
-                "the {engine} engine knows int8, int8-weight-only, q8 and q4; for other forms, serve a \
-                 GGUF file"
+                "the {engine} engine knows int8, int8-weight-only, q8 and q4, and gptq and awq of models \
+                 packed so; for other forms, serve a GGUF file"
             );
             return Err(unsupported("quantize", quantize, &known));
         }
@@ -166,13 +169,17 @@ mod tests {
         assert_eq!(quantize("Q8"), WeightForm::Encoded(BlockFormat::Q8Zero));
         let parsed = parse(&[("load_in_4bit", "true")]).unwrap();
         assert_eq!((quantize("q4"), quantize("none")), (parsed.weights, WeightForm::AsStored));
+        assert_eq!(
+            (quantize("AWQ"), quantize("gptq")),
+            (WeightForm::AsStored, WeightForm::AsStored)
+        );
     }
 
     #[test]
     fn errors_name_the_option() {
         for (key, value) in [
             ("dtype", "fp8"),
-            ("quantize", "awq"),
+            ("quantize", "fp8"),
             ("load_in_4bit", "perhaps"),
             ("load_in_8bit", "perhaps"),
             ("kv_cache_dtype", "fp8"),

@@ -28,7 +28,7 @@ mod rope;
 mod shapes;
 mod t5;
 
-use drivetrain_artifacts::ModelConfig;
+use drivetrain_artifacts::{ModelConfig, QuantizationConfig};
 
 use crate::architecture::Architecture;
 use crate::error::TransformerError;
@@ -260,7 +260,8 @@ pub(crate) fn describe(config: &ModelConfig) -> Result<Architecture, Transformer
     };
     let renamed = renamed(config, family.aliases);
     let reader = Reader::new(renamed.as_ref().unwrap_or(config), family.model_type);
-    reader.refuse_present("quantization_config", "weights in floating point")?;
+    // Those that the weights are read by; others are refused.
+    QuantizationConfig::read(&config.json)?;
     let mut architecture = (family.describe)(&reader)?;
     heads::add(&mut architecture, &reader)?;
     Ok(architecture)

@@ -58,7 +58,7 @@ impl Rows {
     }
 
     /// Where one of them lies among those of the checkpoint's tensor.
-    pub(crate) fn stored_row(&self, row: usize) -> usize {
+    pub fn stored_row(&self, row: usize) -> usize {
         let Self { start, block, stride, .. } = *self;
         start + row / block * stride + row % block
     }

@@ -440,7 +440,9 @@ impl<'a, 'b> Finder<'a, 'b> {
         source: Tensor<'a>,
     ) -> Result<CanonicalTensor<'a>, TensorProblem> {
         let (rows, n_experts) = self.described.rows(&spec, place.form);
-        let transposed = matches!(place.form, Form::Transposed | Form::TransposedFused(_));
+        // What GPTQ and AWQ pack is turned to `[out, in]` first.
+        let transposed = matches!(place.form, Form::Transposed | Form::TransposedFused(_))
+            && source.groups().is_none();
         let mut expected = spec.shape.clone();
         if let Some(first) = expected.first_mut() {
             *first = rows.total / n_experts.unwrap_or(1);

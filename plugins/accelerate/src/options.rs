@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use drivetrain_device_map::{DeviceMapError, DeviceMapSetting, Limits, Mode};
 use drivetrain_engine::{EngineError, LogLevel, Options, Services};
+use drivetrain_execution::is_packed_form;
 use drivetrain_kernels::BlockFormat;
 
 use crate::forms::WeightForm;
@@ -139,12 +140,15 @@ fn quantize(options: &Options<'_>) -> Result<Option<WeightForm>, EngineError> {
     };
     Ok(match quantize.trim().to_ascii_lowercase().replace('_', "-").as_str() {
         "" | "none" => None,
+        // The files have to be so.
+        word if is_packed_form(word) => None,
         "bitsandbytes8" | "int8" | "int8-weight-only" | "q8" | "q8-0" => Some(q8),
         "bitsandbytes" | "bitsandbytes4" | "bitsandbytes-nf4" | "q4" | "q4-1" => Some(q4),
         _ => {
             return Err(EngineError::unsupported(format!(
                 "option.quantize={quantize}: the accelerate engine knows bitsandbytes8 (or q8) and \
-                 bitsandbytes4 (or q4); for other forms, serve a GGUF file"
+                 bitsandbytes4 (or q4), and gptq and awq of models packed so; for other forms, serve a \
+                 GGUF file"
             )));
         }
     })
@@ -178,6 +182,8 @@ mod tests {
             ("load_in_8bit", "true", WeightForm::Encoded(q8)),
             ("load_in_4bit", "true", WeightForm::Encoded(q4)),
             ("load_in_4bit", "false", WeightForm::AsStored),
+            ("quantize", "gptq", WeightForm::AsStored),
+            ("quantize", "Awq", WeightForm::AsStored),
         ] {
             assert_eq!(parse(&[(key, value)]).unwrap().weights, expect, "{key}={value}");
         }
@@ -200,7 +206,7 @@ mod tests {
     fn errors_name_the_option() {
         for (key, value) in [
             ("dtype", "fp8"),
-            ("quantize", "awq"),
+            ("quantize", "fp8"),
             ("load_in_8bit", "yes please"),
             ("max_rolling_batch_size", "0"),
             ("virtual_devices", "65"),

@@ -68,6 +68,10 @@ pub enum DType {
     Iq4Nl,
     /// GGML: blocks of 256 in groups of 32 with scales, 4 bits that stand for uneven steps.
     Iq4Xs,
+    /// GPTQ and AWQ: 4 bits, eight to a word, whose scales and zeros are apart ([`Groups`](super::Groups)).
+    Int4Groups,
+    /// GPTQ: 8 bits, four to a word, whose scales and zeros are apart.
+    Int8Groups,
 }
 
 /// GGML's types that nothing here reads, by number.
@@ -99,6 +103,8 @@ impl DType {
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => 32,
             Self::Q8_0 | Self::Q8_1 | Self::Iq4Nl => 32,
             Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::Iq4Xs => 256,
+            Self::Int4Groups => 8,
+            Self::Int8Groups => 4,
             _ => 1,
         }
     }
@@ -125,6 +131,7 @@ impl DType {
             Self::Iq4Xs => 136,
             Self::F64 | Self::I64 | Self::U64 | Self::C64 => 8,
             Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::Int4Groups | Self::Int8Groups => 4,
             Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
             Self::F8E4M3 | Self::F8E5M2 | Self::F8E8M0 | Self::I8 | Self::U8 | Self::Bool => 1,
         }
@@ -172,6 +179,8 @@ impl DType {
             Self::Q6K => "Q6_K",
             Self::Iq4Nl => "IQ4_NL",
             Self::Iq4Xs => "IQ4_XS",
+            Self::Int4Groups => "INT4_GROUPS",
+            Self::Int8Groups => "INT8_GROUPS",
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod dtype;
+mod groups;
 mod index;
 mod open;
 mod order;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use dtype::DType;
+pub use groups::{Groups, QuantizationConfig, QuantizationMethod};
 pub(crate) use open::has_hugging_face_weights;
 pub use order::RowOrder;
 pub use tensor::{HeldTensor, Tensor};
@@ -29,6 +31,7 @@ pub struct Weights {
     files: Vec<Arc<MappedFile>>,
     paths: Vec<PathBuf>,
     tensors: BTreeMap<String, Place>,
+    quantization: Option<QuantizationConfig>,
 }
 
 /// A tensor's file, by its place in [`Weights::files`], and where it lies in it.
@@ -44,9 +47,13 @@ impl Weights {
     /// `pytorch_model.bin.index.json` and its shards, the only `*.safetensors` file, the only GGUF
     /// model. A GGUF file that was opened as the model itself goes before all.
     ///
+    /// Matrices that GPTQ or AWQ packed (`config.json`: `quantization_config`) are tensors as any other,
+    /// under the names that they have unpacked.
+    ///
     /// # Errors
     /// There are no weights, a shard is missing or lies outside the model, or a file breaks its
-    /// format; the error names the file and the tensor.
+    /// format; the error names the file and the tensor. Or matrices are packed in a way that can't be
+    /// read; the error names the key.
     pub fn open(dir: &ModelDir) -> Result<Self, ArtifactError> {
         open::open(dir)
     }
@@ -60,6 +67,11 @@ impl Weights {
         open::open_adapter(dir)
     }
 
+    /// How matrices are packed, if some are.
+    pub fn quantization(&self) -> Option<&QuantizationConfig> {
+        self.quantization.as_ref()
+    }
+
     /// The names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
@@ -70,7 +82,7 @@ impl Weights {
         let (name, place) = self.tensors.get_key_value(name)?;
         let file = self.files.get(place.file_idx)?;
         let bytes = file.bytes().get(place.layout.span.clone())?;
-        Some(Tensor { name, layout: &place.layout, bytes, file })
+        Some(Tensor { name, layout: &place.layout, bytes, beside: None, file })
     }
 
     /// Whether there is a tensor of this name.

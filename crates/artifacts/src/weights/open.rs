@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use super::index::ShardIndex;
 use super::tensor::Layout;
-use super::{Place, Weights, safetensors, torch};
+use super::{Place, QuantizationConfig, Weights, groups, safetensors, torch};
 use crate::error::{ArtifactError, shorten};
 use crate::gguf;
 use crate::mapping::MappedFile;
+use crate::model_config::config_json;
 use crate::model_dir::ModelDir;
 
 /// How the tensors of one file are found.
@@ -24,6 +25,17 @@ pub(super) fn open(dir: &ModelDir) -> Result<Weights, ArtifactError> {
     if let Some(parts) = gguf::find(dir)? {
         return open_gguf(parts);
     }
+    let mut weights = open_checkpoint(dir)?;
+    let config = config_json(dir)?;
+    let quantization = config.as_ref().map(QuantizationConfig::read).transpose()?.flatten();
+    if let Some(quantization) = quantization {
+        groups::join(&mut weights, &quantization)?;
+        weights.quantization = Some(quantization);
+    }
+    Ok(weights)
+}
+
+fn open_checkpoint(dir: &ModelDir) -> Result<Weights, ArtifactError> {
     for (name, read_header) in CHECKPOINTS {
         if let Some(path) = dir.file(name)? {
             return collect(vec![(name.to_owned(), path)], None, read_header);
@@ -76,7 +88,7 @@ fn open_gguf(paths: Vec<PathBuf>) -> Result<Weights, ArtifactError> {
         }
     }
     let files = files.into_iter().map(Arc::new).collect();
-    Ok(Weights { files, paths, tensors })
+    Ok(Weights { files, paths, tensors, quantization: None })
 }
 
 /// Maps `files` and puts their tensors into one map.
@@ -85,7 +97,12 @@ fn collect(
     index: Option<&ShardIndex>,
     read_header: ReadHeader,
 ) -> Result<Weights, ArtifactError> {
-    let mut weights = Weights { files: Vec::new(), paths: Vec::new(), tensors: BTreeMap::new() };
+    let mut weights = Weights {
+        files: Vec::new(),
+        paths: Vec::new(),
+        tensors: BTreeMap::new(),
+        quantization: None,
+    };
     for (file_idx, (shard, path)) in files.into_iter().enumerate() {
         let file = MappedFile::open(&path)?;
         for (name, layout) in read_header(&file)? {

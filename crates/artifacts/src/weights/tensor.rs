@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::blocks::{DecodeBlock, LARGEST};
 use super::dtype::{DType, Decode};
+use super::groups::{GroupLayout, Groups};
 use super::order::RowOrder;
 use crate::error::{ArtifactError, shorten};
 use crate::mapping::MappedFile;
@@ -31,6 +32,8 @@ pub(crate) struct Layout {
     pub(crate) order: RowOrder,
     /// Added to every element that is read.
     pub(crate) offset: f32,
+    /// Scales and zeros of a matrix whose span is words of whole numbers.
+    pub(crate) groups: Option<Arc<GroupLayout>>,
 }
 
 impl Layout {
@@ -42,7 +45,8 @@ impl Layout {
         span: Range<usize>,
         n_elements: usize,
     ) -> Self {
-        Self { dtype, shape, strides, span, n_elements, order: RowOrder::Plain, offset: 0.0 }
+        let (order, offset, groups) = (RowOrder::Plain, 0.0, None);
+        Self { dtype, shape, strides, span, n_elements, order, offset, groups }
     }
 }
 
@@ -52,6 +56,8 @@ pub struct Tensor<'a> {
     pub(super) name: &'a str,
     pub(super) layout: &'a Layout,
     pub(super) bytes: &'a [u8],
+    /// Copies of a packed matrix's scales and zeros.
+    pub(super) beside: Option<&'a [u8]>,
     pub(super) file: &'a Arc<MappedFile>,
 }
 
@@ -68,7 +74,7 @@ impl HeldTensor {
     pub fn tensor(&self) -> Tensor<'_> {
         let Self { name, layout, file } = self;
         let bytes = file.bytes().get(layout.span.clone()).unwrap_or_default();
-        Tensor { name, layout, bytes, file }
+        Tensor { name, layout, bytes, beside: None, file }
     }
 }
 
@@ -108,6 +114,12 @@ impl<'a> Tensor<'a> {
         self.layout.offset
     }
 
+    /// The whole numbers, scales and zeros of a matrix that GPTQ or AWQ packed, `[out, in]`.
+    pub fn groups(&self) -> Option<Groups<'a>> {
+        let layout = self.layout.groups.as_deref()?;
+        Some(Groups::new(layout, self.bytes, self.beside))
+    }
+
     /// Whether [`Tensor::bytes`] are the elements, or their blocks, in row-major order without gaps.
     pub fn is_contiguous(&self) -> bool {
         self.has_plain_rows() && self.layout.offset == 0.0
@@ -140,6 +152,9 @@ impl<'a> Tensor<'a> {
     /// They are read again when they are touched.
     pub fn release_pages(&self) {
         self.file.release(self.layout.span.clone());
+        if let Some(groups) = &self.layout.groups {
+            groups.release();
+        }
     }
 
     /// Converts all elements to f32 and writes them in row-major order to `out`, which must hold
@@ -153,6 +168,7 @@ impl<'a> Tensor<'a> {
             return Err(self.error(reason));
         }
         match (self.layout.order, self.shape()) {
+            _ if self.layout.groups.is_some() => self.read_f32_at(0, out),
             (RowOrder::Transposed, &[rows, columns]) => self.read_transposed(rows, columns, out),
             _ => self.read_f32_at(0, out),
         }
@@ -165,6 +181,10 @@ impl<'a> Tensor<'a> {
     /// There are not as many elements, or they are complex numbers.
     pub fn read_f32_at(&self, start: usize, out: &mut [f32]) -> Result<(), ArtifactError> {
         self.check_range(start, out.len())?;
+        if let Some(groups) = self.groups() {
+            groups.read(start, out);
+            return Ok(());
+        }
         let row_len = self.shape().last().copied().unwrap_or(1).max(1);
         match (self.layout.order, self.shape()) {
             (RowOrder::Plain, _) if self.is_row_major() => self.read_stored_f32(start, out),
@@ -201,6 +221,12 @@ impl<'a> Tensor<'a> {
         if !self.is_row_major() {
             return Err(self.error("is not in row-major order".to_owned()));
         }
+        if let (Some(groups), &[n_out, _]) = (self.groups(), self.shape()) {
+            for (at, value) in (start..).zip(out) {
+                *value = groups.value(at % n_out, at / n_out);
+            }
+            return Ok(());
+        }
         let dtype = self.dtype();
         if let Some(decode) = dtype.decode_block() {
             read_blocks(dtype, decode, self.bytes, start, out);
@@ -230,6 +256,10 @@ impl<'a> Tensor<'a> {
         self.check_range(start, out.len())?;
         if !self.is_row_major() {
             return Err(self.error("is not in row-major order".to_owned()));
+        }
+        if self.layout.groups.is_some() {
+            self.fetch(scratch)?;
+            return self.over(scratch)?.read_stored_f32(start, out);
         }
         let (dtype, first_byte) = (self.dtype(), self.layout.span.start);
         if dtype == DType::F32 {
@@ -282,17 +312,20 @@ impl<'a> Tensor<'a> {
         self.file.read_at(self.layout.span.start + at, out)
     }
 
-    /// Reads what [`Tensor::bytes`] are into `out`, by a system call as [`Tensor::fetch_stored_f32`]
-    /// does, for [`Tensor::over`].
+    /// Reads what [`Tensor::bytes`] are into `out`, and after it the scales and zeros of a packed matrix,
+    /// by system calls as [`Tensor::fetch_stored_f32`] does, for [`Tensor::over`].
     ///
     /// # Errors
     /// The file can't be read.
     pub fn fetch(&self, out: &mut Vec<u8>) -> Result<(), ArtifactError> {
-        out.resize(self.bytes.len(), 0);
-        self.file.read_at(self.layout.span.start, out)
+        let (n, groups) = (self.bytes.len(), self.layout.groups.as_deref());
+        out.resize(n + groups.map_or(0, GroupLayout::n_beside), 0);
+        let (own, beside) = out.split_at_mut(n);
+        self.file.read_at(self.layout.span.start, own)?;
+        groups.map_or(Ok(()), |groups| groups.fetch_beside(beside))
     }
 
-    /// The same tensor over a copy of its bytes.
+    /// The same tensor over a copy of what [`Tensor::fetch`] reads.
     ///
     /// # Errors
     /// It has another number of bytes.
@@ -300,11 +333,14 @@ impl<'a> Tensor<'a> {
     where
         'a: 's,
     {
-        if bytes.len() != self.bytes.len() {
-            let reason = format!("has {} bytes, {} were given", self.bytes.len(), bytes.len());
+        let n_beside = self.layout.groups.as_deref().map(GroupLayout::n_beside);
+        let n = self.bytes.len() + n_beside.unwrap_or(0);
+        if bytes.len() != n {
+            let reason = format!("has {n} bytes, {} were given", bytes.len());
             return Err(self.error(reason));
         }
-        Ok(Tensor { bytes, ..*self })
+        let (own, beside) = bytes.split_at(self.bytes.len());
+        Ok(Tensor { bytes: own, beside: n_beside.map(|_| beside), ..*self })
     }
 
     /// The same tensor for who outlives the checkpoint: its file stays open.

@@ -7,6 +7,7 @@ mod fixtures;
 mod gguf;
 mod gguf_writer;
 mod mutations;
+mod packed;
 mod tokenizer;
 mod tokenizer_files;
 mod torch;

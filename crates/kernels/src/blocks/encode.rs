@@ -72,6 +72,38 @@ pub(super) fn encode(
     Ok(())
 }
 
+/// Gives the numbers of 32 neighbouring inputs of an output that share a scale and a zero.
+pub(super) type Group<'g> = dyn Fn(usize, usize, &mut [u8; LEN]) -> (f16, u8) + Sync + 'g;
+
+/// Fills `to`, rows of `n_in` elements, from groups; rows and columns are counted from 0.
+pub(super) fn groups(
+    format: BlockFormat,
+    pool: &Pool,
+    group: &Group<'_>,
+    (n_in, row_bytes): (usize, usize),
+    to: &mut [u8],
+) -> Result<(), KernelError> {
+    // Whether there are such blocks at all.
+    format.put_group(f16::ZERO, 0, &[0; LEN], &mut vec![0; format.block_bytes()])?;
+    let n_rows = to.len() / row_bytes;
+    let rows = Parts::new(to);
+    pool.run(|thread_idx, n_threads| {
+        let mut numbers = [0; LEN];
+        for row in part(n_rows, 1, thread_idx, n_threads) {
+            // SAFETY: each row is one thread's.
+            let to = unsafe { rows.take(row * row_bytes..(row + 1) * row_bytes) };
+            let blocks = to.chunks_exact_mut(format.block_bytes());
+            for (column, to) in (0..n_in).step_by(LEN).zip(blocks) {
+                let (scale, zero) = group(row, column, &mut numbers);
+                format
+                    .put_group(scale, zero, &numbers, to)
+                    .expect("a block of a format tried above");
+            }
+        }
+    });
+    Ok(())
+}
+
 /// The nearest integer within a range.
 fn nearest(x: f32, most: f32) -> f32 {
     x.round_ties_even().clamp(0.0, most)

@@ -102,6 +102,43 @@ impl Format for Q4Zero {
     }
 }
 
+/// `d`, the zero, 16 bytes whose low and high halves, less the zero, are the first and the second 16
+/// elements.
+pub(super) struct Group4;
+
+impl Format for Group4 {
+    const LEN: usize = 32;
+    const BYTES: usize = 19;
+    const HAS_SCALES: bool = false;
+    const LEAST: usize = 0;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
+        let bytes = s.less(s.nibbles(&block[3..]), block[2]);
+        each(0, Weights { bytes, scales: bytes });
+        rest_of_32(s, half(s, block, 0), 0.0)
+    }
+}
+
+/// `d`, the zero, 32 unsigned bytes; elements are less the zero. Bytes are signed less 128, and what
+/// that leaves is a least value: a small whole number of `d`, which f32 holds exactly.
+pub(super) struct Group8;
+
+impl Format for Group8 {
+    const LEN: usize = 32;
+    const BYTES: usize = 35;
+    const HAS_SCALES: bool = false;
+    const LEAST: usize = 1;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
+        let bytes = s.less(s.bytes(&block[3..]), 128);
+        each(0, Weights { bytes, scales: bytes });
+        let d = half(s, block, 0);
+        rest_of_32(s, d, d * (128.0 - f32::from(block[2])))
+    }
+}
+
 /// What joins at the end of 32 elements with a least value.
 #[inline(always)]
 fn rest_of_32<S: Simd>(s: S, d: f32, least: f32) -> Rest<S> {

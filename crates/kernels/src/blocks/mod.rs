@@ -1,4 +1,4 @@
-//! Products with weights in GGML's blocks, straight from the bytes of a mapped file.
+//! Products with weights in blocks, GGML's straight from the bytes of a mapped file.
 //!
 //! A row of weights is blocks of 32 (`Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`) or 256 elements (`Q4_K`,
 //! `Q5_K`, `Q6_K`) with their scales; their layouts are those of ggml's `ggml-quants.c`. `encode` makes
@@ -33,6 +33,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use half::f16;
+
 use crate::error::{KernelError, length};
 use crate::matmul::epilogue::{Place, finish};
 use crate::matmul::{Epilogue, Source};
@@ -49,7 +51,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-use format::{Format, Q4K, Q4One, Q4Zero, Q5K, Q5One, Q5Zero, Q6K, Q8Zero};
+use format::{Format, Group4, Group8, Q4K, Q4One, Q4Zero, Q5K, Q5One, Q5Zero, Q6K, Q8Zero};
 use product::Sums;
 use quantise::Row;
 
@@ -73,11 +75,15 @@ pub enum BlockFormat {
     Q5K,
     /// 256 elements of 6 bits, sixteen scales.
     Q6K,
+    /// 32 elements of 4 bits of a group with one scale and zero, as GPTQ and AWQ have them.
+    Group4,
+    /// 32 elements of 8 bits of a group with one scale and zero.
+    Group8,
 }
 
 impl BlockFormat {
-    /// All of them, with their names in ggml.
-    const NAMES: [(Self, &str); 8] = [
+    /// All of them, with their names: those of ggml's in ggml.
+    const NAMES: [(Self, &str); 10] = [
         (Self::Q8Zero, "Q8_0"),
         (Self::Q4Zero, "Q4_0"),
         (Self::Q4One, "Q4_1"),
@@ -86,14 +92,16 @@ impl BlockFormat {
         (Self::Q4K, "Q4_K"),
         (Self::Q5K, "Q5_K"),
         (Self::Q6K, "Q6_K"),
+        (Self::Group4, "G4"),
+        (Self::Group8, "G8"),
     ];
 
-    /// The format that ggml calls by this name, such as `Q4_K`.
+    /// The format of this name, such as `Q4_K`.
     pub fn named(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(_, own)| *own == name).map(|(format, _)| *format)
     }
 
-    /// Its name in ggml, such as `Q4_K`.
+    /// Its name, such as `Q4_K`: that in ggml if it is one of ggml's.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(format, _)| *format == self).map_or("", |(_, name)| name)
     }
@@ -107,6 +115,7 @@ impl BlockFormat {
     pub fn block_len(self) -> usize {
         match self {
             Self::Q8Zero | Self::Q4Zero | Self::Q4One | Self::Q5Zero | Self::Q5One => 32,
+            Self::Group4 | Self::Group8 => 32,
             Self::Q4K | Self::Q5K | Self::Q6K => 256,
         }
     }
@@ -122,6 +131,8 @@ impl BlockFormat {
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
+            Self::Group4 => 19,
+            Self::Group8 => 35,
         }
     }
 
@@ -152,6 +163,40 @@ impl BlockFormat {
         encode::encode(self, pool, sources, (n_in, row_bytes), to)
     }
 
+    /// Fills `to` with a block of whole numbers that share a scale and a zero: `(number - zero) * scale`,
+    /// to the last bit of f32. Numbers and the zero are below 16 in [`Self::Group4`].
+    ///
+    /// # Errors
+    /// The format is neither [`Self::Group4`] nor [`Self::Group8`], or `to` is no block.
+    pub fn put_group(
+        self,
+        scale: f16,
+        zero: u8,
+        numbers: &[u8; 32],
+        to: &mut [u8],
+    ) -> Result<(), KernelError> {
+        length("a block, in bytes,", to.len(), self.block_bytes())?;
+        let packed = match self {
+            Self::Group4 | Self::Group8 => &mut to[3..],
+            _ => {
+                let (what, found) = ("the format's elements in a block", self.block_len());
+                let wanted = "32 that share a zero: G4 or G8";
+                return Err(KernelError::Value { what, found, wanted });
+            }
+        };
+        if self == Self::Group4 {
+            let (low, high) = numbers.split_at(16);
+            for ((to, low), high) in packed.iter_mut().zip(low).zip(high) {
+                *to = low & 0xf | high << 4;
+            }
+        } else {
+            packed.copy_from_slice(numbers);
+        }
+        to[..2].copy_from_slice(&scale.to_le_bytes());
+        to[2] = zero;
+        Ok(())
+    }
+
     /// Bytes of a row.
     fn row_bytes(self, n_in: usize) -> Result<usize, KernelError> {
         if n_in == 0 || !n_in.is_multiple_of(self.block_len()) {
@@ -164,8 +209,8 @@ impl BlockFormat {
     /// Sums of activations that least values want of each 32.
     fn n_totals(self) -> usize {
         match self {
-            Self::Q8Zero | Self::Q4Zero | Self::Q5Zero => 0,
-            Self::Q4One | Self::Q5One | Self::Q4K | Self::Q5K => 1,
+            Self::Q8Zero | Self::Q4Zero | Self::Q5Zero | Self::Group4 => 0,
+            Self::Group8 | Self::Q4One | Self::Q5One | Self::Q4K | Self::Q5K => 1,
             Self::Q6K => 2,
         }
     }
@@ -238,6 +283,23 @@ impl<'a> BlockMatrix<'a> {
         let n_out = sources.iter().map(|source| source.len() / n_in).sum();
         let mut bytes = vec![0; n_out * row_bytes];
         format.encode(pool, sources, n_in, &mut bytes)?;
+        Ok(BlockMatrix { format, bytes: Cow::Owned(bytes), n_out, n_in })
+    }
+
+    /// Makes blocks of groups: `group` is given a row, the first of 32 columns and room for their numbers,
+    /// and answers with the scale and the zero that they share ([`BlockFormat::put_group`]).
+    ///
+    /// # Errors
+    /// `format` is no format of groups, or `n_in` is not whole blocks.
+    pub fn of_groups(
+        format: BlockFormat,
+        pool: &Pool,
+        (n_out, n_in): (usize, usize),
+        group: impl Fn(usize, usize, &mut [u8; 32]) -> (f16, u8) + Sync,
+    ) -> Result<BlockMatrix<'static>, KernelError> {
+        let row_bytes = format.row_bytes(n_in)?;
+        let mut bytes = vec![0; n_out * row_bytes];
+        encode::groups(format, pool, &group, (n_in, row_bytes), &mut bytes)?;
         Ok(BlockMatrix { format, bytes: Cow::Owned(bytes), n_out, n_in })
     }
 
@@ -417,6 +479,8 @@ impl Arithmetic for Compute<'_> {
             BlockFormat::Q4K => self.all::<S, Q4K>(s),
             BlockFormat::Q5K => self.all::<S, Q5K>(s),
             BlockFormat::Q6K => self.all::<S, Q6K>(s),
+            BlockFormat::Group4 => self.all::<S, Group4>(s),
+            BlockFormat::Group8 => self.all::<S, Group8>(s),
         }
     }
 }

@@ -11,6 +11,10 @@ pub(super) fn element(format: BlockFormat, block: &[u8], idx: usize) -> f64 {
     match format {
         BlockFormat::Q8Zero => d(0) * f64::from(block[2 + idx].cast_signed()),
         BlockFormat::Q4Zero => d(0) * (nibble(block[2 + idx % 16], idx >= 16) - 8.0),
+        BlockFormat::Group4 => {
+            d(0) * (nibble(block[3 + idx % 16], idx >= 16) - f64::from(block[2]))
+        }
+        BlockFormat::Group8 => d(0) * (f64::from(block[3 + idx]) - f64::from(block[2])),
         BlockFormat::Q4One => d(0) * nibble(block[4 + idx % 16], idx >= 16) + d(2),
         BlockFormat::Q5Zero | BlockFormat::Q5One => {
             let start = if format == BlockFormat::Q5Zero { 2 } else { 4 };

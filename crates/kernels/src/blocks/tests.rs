@@ -11,7 +11,7 @@ use crate::memory::Scratch;
 use crate::pool::{Cpu, Pool};
 use crate::random::Random;
 
-const ALL: [BlockFormat; 8] = [
+const ALL: [BlockFormat; 10] = [
     BlockFormat::Q8Zero,
     BlockFormat::Q4Zero,
     BlockFormat::Q4One,
@@ -20,6 +20,8 @@ const ALL: [BlockFormat; 8] = [
     BlockFormat::Q4K,
     BlockFormat::Q5K,
     BlockFormat::Q6K,
+    BlockFormat::Group4,
+    BlockFormat::Group8,
 ];
 
 /// Any bits are a block, once its scales are numbers.
@@ -37,6 +39,9 @@ fn blocks(random: &mut Random, format: BlockFormat, n: usize) -> Vec<u8> {
         for at in at {
             let scale = f16::from_f32(random.float() * 0.01).to_le_bytes();
             block[at..at + 2].copy_from_slice(&scale);
+        }
+        if format == BlockFormat::Group4 {
+            block[2] %= 16;
         }
     }
     bytes
@@ -138,6 +143,29 @@ fn a_row_has_the_same_bits_in_any_batch() {
             assert!(last == all[(most - 1) * n_out..], "{isa} {format:?}");
         }
     }
+}
+
+/// Nothing is rounded: the elements are the numbers less the zero, times the scale.
+#[test]
+fn groups_are_blocks_to_the_last_bit() {
+    let mut random = Random::new(15);
+    for (format, most) in [(BlockFormat::Group4, 16), (BlockFormat::Group8, 256)] {
+        for zero in [0, 7, most - 1] {
+            let scale = f16::from_f32(random.float() * 0.1);
+            let numbers: [u8; 32] = std::array::from_fn(|_| (random.bits() >> 8) as u8);
+            let numbers = numbers.map(|number| (u32::from(number) % most) as u8);
+            let mut block = vec![0; format.block_bytes()];
+            format.put_group(scale, zero as u8, &numbers, &mut block).unwrap();
+            for (found, number) in elements(format, &block).iter().zip(numbers) {
+                let steps = f64::from(number) - f64::from(zero);
+                assert_eq!(*found, steps * scale.to_f64(), "{format:?} {zero}");
+            }
+        }
+    }
+    let error = BlockFormat::Q4K.put_group(f16::ONE, 0, &[0; 32], &mut [0; 144]).unwrap_err();
+    assert!(error.to_string().contains("G4 or G8"), "{error}");
+    let error = BlockFormat::Group4.put_group(f16::ONE, 0, &[0; 32], &mut [0; 20]).unwrap_err();
+    assert!(error.to_string().contains("has 20 elements where 19 are wanted"), "{error}");
 }
 
 /// Rounding to nearest costs at most half a step. Weights that lie on a grid come back; others lose no

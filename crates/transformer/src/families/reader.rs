@@ -170,11 +170,6 @@ impl<'a> Reader<'a> {
         if self.flag(key, false)? { Err(self.unsupported(key, "false")) } else { Ok(()) }
     }
 
-    /// Refuses a key that is there at all.
-    pub(super) fn refuse_present(&self, key: &str, wanted: &str) -> Result<(), TransformerError> {
-        if self.json.contains(key) { Err(self.unsupported(key, wanted)) } else { Ok(()) }
-    }
-
     /// The error for a value that means something, but nothing that can be described.
     pub(super) fn unsupported(&self, key: &str, wanted: impl Into<String>) -> TransformerError {
         let found = match self.json.get(key) {

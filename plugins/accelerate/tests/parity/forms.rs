@@ -173,7 +173,7 @@ fn blocks_of_a_file_stay_blocks() {
 
 #[test]
 fn forms_that_are_not_known_are_refused_by_name() {
-    for (key, value) in [("dtype", "fp8"), ("quantize", "awq")] {
+    for (key, value) in [("dtype", "fp8"), ("quantize", "nf5")] {
         let Err(error) = try_load(&fixture("gpt2"), &[(key, value)]) else { panic!("{value}") };
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         let begins = format!("option.{key}={value}: the accelerate engine knows ");

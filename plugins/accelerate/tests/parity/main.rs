@@ -23,6 +23,7 @@ mod gguf;
 #[path = "../placed/maps.rs"]
 mod maps;
 mod measures;
+mod packed;
 mod refusals;
 mod support;
 mod variants;

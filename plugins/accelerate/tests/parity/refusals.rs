@@ -87,7 +87,6 @@ fn what_cannot_be_described_names_its_key() {
         ("bart", "is_encoder_decoder", json!(false)),
         ("llama_gqa", "rope_scaling", json!({"type": "spiral", "factor": 2})),
         ("llama_gqa", "partial_rotary_factor", json!(0.5)),
-        ("llama_gqa", "quantization_config", json!({"bits": 4})),
     ] {
         refused(name, json!({ key: value }), Unsupported, &["config.json", key]);
     }

@@ -16,8 +16,9 @@ fn pick(rows: &[f32], positions: &[u32]) -> Vec<f32> {
         .collect()
 }
 
-fn check(name: &str) {
-    let dir = workspace("tests/fixtures/variants").join(name);
+/// Holds the model in a folder of a family of fixtures against what transformers computed.
+pub(crate) fn check(folder: &str, name: &str) {
+    let dir = workspace("tests/fixtures").join(folder).join(name);
     let reference = Reference::read(&dir);
     let mut model = Model::load(&dir);
     let prompts = reference.json["prompts"].as_array().unwrap();
@@ -80,7 +81,7 @@ macro_rules! variants {
         $(
             #[test]
             fn $name() {
-                check(stringify!($name));
+                check("variants", stringify!($name));
             }
         )*
 

@@ -27,6 +27,8 @@ mod fixtures;
 mod gguf;
 #[path = "../../../accelerate/tests/parity/measures.rs"]
 mod measures;
+#[path = "../../../accelerate/tests/parity/packed.rs"]
+mod packed;
 #[path = "../../../accelerate/tests/parity/refusals.rs"]
 mod refusals;
 #[path = "../../../accelerate/tests/parity/support.rs"]

@@ -119,6 +119,31 @@ fn blocks_of_a_file_are_multiplied_where_they_lie() {
 }
 
 #[test]
+fn packed_matrices_are_held_in_their_bits() {
+    for (name, is_held) in [
+        ("gptq_llama", true),
+        ("gptq_llama_sym", true),
+        ("gptq_gpt2", true),
+        ("gptq_opt", true),
+        ("gptq_bloom", true),
+        ("awq_llama", true),
+        ("gptq_llama_act_order", false),
+    ] {
+        let dir = fixture("packed").join(name);
+        let mut exact = load_on(&dir, &[("dtype", "fp32")], 2);
+        let mut model = load_on(&dir, &[], 2);
+        let (held, whole) = (model.info.weight_bytes, exact.info.weight_bytes);
+        assert_eq!(held * 2 < whole, is_held, "{name}: {held} of {whole} bytes");
+        for salt in 0..3 {
+            let prompt: Vec<u32> = tokens(30, salt).iter().map(|token| token % 60 + 3).collect();
+            let (found, expect) = (rows(&mut model, &prompt), rows(&mut exact, &prompt));
+            let (apart, most) = (distance(&found, &expect), if is_held { 6e-2 } else { 1e-5 });
+            assert!(apart < most, "{name}: {apart}");
+        }
+    }
+}
+
+#[test]
 fn bits_are_the_same_on_any_number_of_threads() {
     let prompt = tokens(70, 5);
     for name in DECODERS.iter().chain(&OTHERS) {
@@ -174,7 +199,7 @@ fn bits_are_the_same_in_any_batch_and_any_chunks() {
 
 #[test]
 fn forms_that_are_not_known_are_refused_by_name() {
-    for (key, value) in [("dtype", "fp8"), ("quantize", "awq"), ("kv_cache_dtype", "int4")] {
+    for (key, value) in [("dtype", "fp8"), ("quantize", "nf5"), ("kv_cache_dtype", "int4")] {
         let Err(error) = try_load(&fixture("gpt2"), &[(key, value)]) else { panic!("{value}") };
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         let begins = format!("option.{key}={value}: the fastertransformer engine ");
