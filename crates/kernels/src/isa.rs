@@ -59,8 +59,7 @@ impl Isa {
     }
 
     /// [`Self::detect`], or what [`FORCE_VARIABLE`] says, and all below it, the least first.
-    #[cfg(test)]
-    pub(crate) fn available() -> impl Iterator<Item = Self> {
+    pub fn available() -> impl Iterator<Item = Self> {
         let Self(most) = Self::choose(std::env::var(FORCE_VARIABLE).ok().as_deref()).unwrap();
         LEVELS.into_iter().filter(move |level| *level <= most).map(Self)
     }
@@ -182,33 +181,4 @@ fn detect() -> Level {
 #[cfg(not(target_arch = "x86_64"))]
 fn detect() -> Level {
     Level::Scalar
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_chooses_what_the_machine_has() {
-        assert_eq!(Isa::choose(None).unwrap(), Isa::detect());
-        assert_eq!(Isa::choose(Some(" ")).unwrap(), Isa::detect());
-        assert_eq!(Isa::choose(Some("Scalar")).unwrap(), Isa::SCALAR);
-        for isa in Isa::available() {
-            assert_eq!(Isa::choose(Some(isa.name())).unwrap(), isa);
-        }
-        for name in Isa::absent() {
-            let error = Isa::choose(Some(name)).unwrap_err().to_string();
-            assert!(error.contains(name) && error.contains(detect().name()), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_wrong_name_is_answered_with_the_choices() {
-        let error = Isa::choose(Some("sse9")).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "DRIVETRAIN_FORCE_ISA=sse9: no such instruction set; choose one of scalar, avx2, \
-             avx512, avx512vnni, avx512fp16"
-        );
-    }
 }

@@ -66,9 +66,9 @@ mod memory;
 mod norm;
 pub mod peak;
 mod pool;
-#[cfg(test)]
-mod random;
 mod ranks;
 mod rotary;
 mod softmax;
+#[doc(hidden)]
+pub mod testing;
 mod vector;

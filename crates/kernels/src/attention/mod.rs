@@ -29,11 +29,7 @@ use crate::error::{KernelError, length};
 use crate::pool::{Cpu, Parts};
 
 mod cache;
-#[cfg(test)]
-mod reference;
 mod rows;
-#[cfg(test)]
-mod tests;
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,13 +128,14 @@ impl Heads<'_> {
         length(what, self.rows.len(), self.rows.len() / self.stride * self.stride)
     }
 
-    pub(crate) fn n_rows(&self) -> usize {
+    /// Rows of the batch.
+    pub fn n_rows(&self) -> usize {
         self.rows.len() / self.stride
     }
 
     /// `head_dim` elements of a head.
     #[inline(always)]
-    pub(crate) fn head(&self, row: usize, head: usize, head_dim: usize) -> &[f32] {
+    pub fn head(&self, row: usize, head: usize, head_dim: usize) -> &[f32] {
         &self.rows[row * self.stride + self.first_column + head * head_dim..][..head_dim]
     }
 }

@@ -1,6 +1,6 @@
 //! What attention means: plain loops in f64 over keys and values in a row.
 
-use super::{Attention, Mask, PositionBias};
+use drivetrain_kernels::{Attention, Mask, PositionBias};
 
 /// The keys and values of one sequence, `[n_keys, n_kv_heads, head_dim]`.
 pub(super) struct Sequence<'a> {
@@ -66,5 +66,6 @@ fn bias(
         PositionBias::Rows { rows, n_keys } => {
             rows[(batch_row * attention.n_heads + head) * n_keys + key]
         }
+        other => panic!("{other:?} has no reference"),
     })
 }

@@ -4,14 +4,13 @@ use std::num::NonZeroUsize;
 
 use half::{bf16, f16};
 
-use super::reference::{self, Sequence};
-use super::{
-    Attention, HeadGroups, Heads, KvCache, KvPrecision, KvShape, Mask, PositionBias, Segment,
-};
-use crate::isa::Isa;
-use crate::matmul::reference::bytes;
-use crate::pool::{Cpu, Pool};
+use crate::attention_reference::{self as reference, Sequence};
+use crate::matmul_reference::bytes;
 use crate::random::Random;
+use drivetrain_kernels::{
+    Attention, Cpu, HeadGroups, Heads, Isa, KvCache, KvPrecision, KvShape, Mask, Pool,
+    PositionBias, Segment,
+};
 
 /// Rows that a segment asks for, and keys of its sequence.
 const SEGMENTS: [(usize, usize); 5] = [(1, 1), (70, 70), (1, 130), (5, 37), (33, 100)];
@@ -94,7 +93,7 @@ impl Batch {
                 KvPrecision::F32 => *x,
                 KvPrecision::F16 => f16::from_f32(*x).to_f32(),
                 KvPrecision::Bf16 => bf16::from_f32(*x).to_f32(),
-                KvPrecision::Int8 => unreachable!("held by heads"),
+                other => panic!("{other:?} is not held by elements"),
             };
             match precision {
                 KvPrecision::Int8 => all.chunks(self.shape.head_dim).flat_map(bytes).collect(),

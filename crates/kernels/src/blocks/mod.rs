@@ -46,10 +46,6 @@ mod encode;
 mod format;
 mod product;
 mod quantise;
-#[cfg(test)]
-mod reference;
-#[cfg(test)]
-mod tests;
 
 use format::{Format, Group4, Group8, Q4K, Q4One, Q4Zero, Q5K, Q5One, Q5Zero, Q6K, Q8Zero};
 use product::Sums;
@@ -316,6 +312,11 @@ impl<'a> BlockMatrix<'a> {
     /// Columns of the activations.
     pub fn n_in(&self) -> usize {
         self.n_in
+    }
+
+    /// The weights: blocks of one output after those of the other.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Bytes of the weights.

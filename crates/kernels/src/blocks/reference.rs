@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::BlockFormat;
+use drivetrain_kernels::BlockFormat;
 
 /// Element `idx` of a block.
 pub(super) fn element(format: BlockFormat, block: &[u8], idx: usize) -> f64 {
@@ -49,5 +49,6 @@ pub(super) fn element(format: BlockFormat, block: &[u8], idx: usize) -> f64 {
             let scale = f64::from(block[192 + idx / 16].cast_signed());
             d(208) * scale * (low + 16.0 * f64::from(high) - 32.0)
         }
+        other => panic!("{other:?} has no reference"),
     }
 }

@@ -4,12 +4,11 @@ use std::num::NonZeroUsize;
 
 use half::f16;
 
-use super::{BlockFormat, BlockMatrix, reference};
-use crate::isa::Isa;
-use crate::matmul::{Activation, Epilogue, Residual, Source};
-use crate::memory::Scratch;
-use crate::pool::{Cpu, Pool};
+use crate::blocks_reference as reference;
 use crate::random::Random;
+use drivetrain_kernels::{
+    Activation, BlockFormat, BlockMatrix, Cpu, Epilogue, Isa, Pool, Residual, Scratch, Source,
+};
 
 const ALL: [BlockFormat; 10] = [
     BlockFormat::Q8Zero,
@@ -185,7 +184,7 @@ fn weights_are_encoded_to_near_blocks() {
     for format in [BlockFormat::Q8Zero, BlockFormat::Q4One] {
         let matrix = BlockMatrix::encode(format, &pool, &sources, n_in).unwrap();
         assert_eq!((matrix.n_out(), matrix.n_in()), (n_out + 3, n_in));
-        let decoded = elements(format, &matrix.bytes);
+        let decoded = elements(format, matrix.bytes());
         let (mut found, mut plain) = (0.0, 0.0);
         for (decoded, values) in decoded.chunks_exact(32).zip(weights.chunks_exact(32)) {
             let (low, high) = values
@@ -208,7 +207,7 @@ fn weights_are_encoded_to_near_blocks() {
         // What was decoded lies on the grid.
         let grid: Vec<f32> = decoded.iter().map(|x| *x as f32).collect();
         let again = BlockMatrix::encode(format, &pool, &[Source::F32(&grid)], n_in).unwrap();
-        for (again, x) in elements(format, &again.bytes).iter().zip(&decoded) {
+        for (again, x) in elements(format, again.bytes()).iter().zip(&decoded) {
             assert!((again - x).abs() < 2e-3 * x.abs().max(0.05), "{format:?}: {again}, not {x}");
         }
     }

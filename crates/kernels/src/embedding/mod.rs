@@ -6,9 +6,6 @@ use crate::error::{KernelError, length};
 use crate::matmul::Source;
 use crate::pool::{Cpu, Load, Parts};
 
-#[cfg(test)]
-mod tests;
-
 /// `output[i] = scale * table[ids[i]] (+ output[i])`: `table` is `[vocab, dim]`, `output`
 /// `[ids.len(), dim]` f32, row-major.
 #[derive(Clone, Copy, Debug)]

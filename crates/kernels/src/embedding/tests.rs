@@ -4,10 +4,7 @@ use std::num::NonZeroUsize;
 
 use half::{bf16, f16};
 
-use super::{Gather, Onto};
-use crate::isa::Isa;
-use crate::matmul::Source;
-use crate::pool::{Cpu, Pool};
+use drivetrain_kernels::{Cpu, Gather, Isa, Onto, Pool, Source};
 
 #[test]
 fn rows_are_those_of_the_table() {

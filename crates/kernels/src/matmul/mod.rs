@@ -39,10 +39,6 @@ pub(crate) mod drive;
 pub(crate) mod epilogue;
 mod pack;
 mod product;
-#[cfg(test)]
-pub(crate) mod reference;
-#[cfg(test)]
-mod tests;
 mod tile;
 
 /// How the elements of a packed matrix are held.
@@ -69,7 +65,7 @@ impl Precision {
 }
 
 /// Activations of a row that share a scale, where they become bytes.
-pub(crate) const SHARED: usize = 64;
+pub const SHARED: usize = 64;
 
 /// Rows of a checkpoint's matrix, `[n_out, n_in]`, row-major.
 #[derive(Clone, Copy, Debug)]

@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 
-use super::{Activation, Precision};
-use crate::vector::tests::erf;
+use crate::vector::erf;
+use drivetrain_kernels::{Activation, Precision};
 
 /// A row of weights as the precision holds it.
 pub(super) fn held(row: &[f32], precision: Precision) -> Vec<f32> {
@@ -12,6 +12,7 @@ pub(super) fn held(row: &[f32], precision: Precision) -> Vec<f32> {
         Precision::F16 => row.iter().map(|x| f16::from_f32(*x).to_f32()).collect(),
         Precision::Bf16 => row.iter().map(|x| bf16::from_f32(*x).to_f32()).collect(),
         Precision::Int8 | Precision::Int8Weights => bytes(row),
+        other => panic!("{other:?} has no reference"),
     }
 }
 
@@ -48,5 +49,6 @@ pub(super) fn activation(activation: Activation, x: f64) -> f64 {
         Activation::Tanh => x.tanh(),
         Activation::ReluSquared => x.max(0.0).powi(2),
         Activation::Sigmoid => sigmoid(x),
+        other => panic!("{other:?} has no reference"),
     }
 }

@@ -4,11 +4,12 @@ use std::num::NonZeroUsize;
 
 use half::{bf16, f16};
 
-use super::{Activation, Epilogue, Matrix, Precision, Residual, SHARED, Source, reference};
-use crate::isa::Isa;
-use crate::memory::Scratch;
-use crate::pool::{Cpu, Pool};
+use crate::matmul_reference as reference;
 use crate::random::Random;
+use drivetrain_kernels::testing::SHARED;
+use drivetrain_kernels::{
+    Activation, Cpu, Epilogue, Isa, Matrix, Pool, Precision, Residual, Scratch, Source,
+};
 
 const ALL: [Precision; 5] =
     [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8, Precision::Int8Weights];

@@ -14,11 +14,6 @@ use crate::error::{KernelError, length};
 use crate::pool::{Cpu, Load, Parts};
 use crate::vector::{Arithmetic, Simd, load, store};
 
-#[cfg(test)]
-mod reference;
-#[cfg(test)]
-mod tests;
-
 /// The formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

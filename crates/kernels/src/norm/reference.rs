@@ -1,6 +1,6 @@
 //! The formulas, in f64.
 
-use super::{Norm, NormKind};
+use drivetrain_kernels::{Norm, NormKind};
 
 /// One row.
 pub(super) fn normalise(norm: &Norm<'_>, row: &[f64]) -> Vec<f64> {

@@ -2,10 +2,9 @@
 
 use std::num::NonZeroUsize;
 
-use super::{Norm, NormKind, NormRows, reference};
-use crate::isa::Isa;
-use crate::pool::{Cpu, Pool};
+use crate::norm_reference as reference;
 use crate::random::Random;
+use drivetrain_kernels::{Cpu, Isa, Norm, NormKind, NormRows, Pool};
 
 #[test]
 fn rows_are_normalised() {

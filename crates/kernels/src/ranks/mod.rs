@@ -32,8 +32,6 @@ use crate::pool::{Cpu, Load, Parts, Pool, part};
 use crate::vector::{Arithmetic, Simd, load, store};
 
 mod rendezvous;
-#[cfg(test)]
-mod tests;
 
 /// What the rendezvous is made of; its model in `tests/rendezvous.rs` has others.
 mod sync {
@@ -50,7 +48,7 @@ const LOOKS: u32 = 10_000;
 const FEW_LOOKS: u32 = 256;
 
 /// Elements of a result from which on ranks share its summation, if there are three of them or more.
-const LONG: usize = 16 << 10;
+pub const LONG: usize = 16 << 10;
 
 /// Threads for ranks, one each. Inside, kernels run on each rank's own pool.
 #[derive(Debug)]

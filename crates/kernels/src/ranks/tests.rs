@@ -1,8 +1,11 @@
 //! Sums and columns of several ranks against plain loops, and ranks that don't agree.
 
-use super::*;
-use crate::isa::Isa;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use crate::random::Random;
+use drivetrain_kernels::testing::LONG;
+use drivetrain_kernels::{Cpu, Isa, KernelError, Member, Onto, Pool, Team};
 
 fn n(n: usize) -> NonZeroUsize {
     NonZeroUsize::new(n).unwrap()

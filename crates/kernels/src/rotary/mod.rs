@@ -13,9 +13,6 @@ use crate::error::{KernelError, length};
 use crate::pool::{Cpu, Load, Parts};
 use crate::vector::{Arithmetic, Simd};
 
-#[cfg(test)]
-mod tests;
-
 /// Which elements are a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RotaryPairs {

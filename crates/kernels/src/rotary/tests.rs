@@ -2,10 +2,8 @@
 
 use std::num::NonZeroUsize;
 
-use super::{Rotary, RotaryPairs, RotaryRows};
-use crate::isa::Isa;
-use crate::pool::{Cpu, Pool};
 use crate::random::Random;
+use drivetrain_kernels::{Cpu, Isa, Pool, Rotary, RotaryPairs, RotaryRows};
 
 #[test]
 fn heads_turn_and_the_rest_stays() {

@@ -7,9 +7,6 @@ use crate::error::{KernelError, length};
 use crate::pool::{Cpu, Load, Parts};
 use crate::vector::{Arithmetic, Simd, load, math, store};
 
-#[cfg(test)]
-mod tests;
-
 /// Replaces each row by its softmax.
 ///
 /// # Errors

@@ -2,10 +2,8 @@
 
 use std::num::NonZeroUsize;
 
-use super::softmax;
-use crate::isa::Isa;
-use crate::pool::{Cpu, Pool};
 use crate::random::Random;
+use drivetrain_kernels::{Cpu, Isa, Pool, softmax};
 
 #[test]
 fn rows_sum_to_one_in_the_right_shares() {

@@ -12,8 +12,6 @@ pub(crate) mod avx512;
 pub(crate) mod bytes;
 pub(crate) mod math;
 mod scalar;
-#[cfg(test)]
-pub(crate) mod tests;
 
 pub(crate) use scalar::Scalar;
 

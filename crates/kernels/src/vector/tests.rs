@@ -1,41 +1,11 @@
 //! Elementary functions against f64, for every instruction set that the machine has.
 
-use super::{Arithmetic, Simd, math};
-use crate::isa::Isa;
-
-#[derive(Clone, Copy, Debug)]
-enum Function {
-    Exp,
-    Sigmoid,
-    Tanh,
-    Erf,
-}
-
-struct Apply<'a>(Function, &'a mut [f32]);
-
-impl Arithmetic for Apply<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        for chunk in self.1.chunks_mut(S::LANES) {
-            // SAFETY: both touch the chunk alone.
-            let x = unsafe { s.load_first(chunk.as_ptr(), chunk.len()) };
-            let y = match self.0 {
-                Function::Exp => math::exp(s, x),
-                Function::Sigmoid => math::sigmoid(s, x),
-                Function::Tanh => math::tanh(s, x),
-                Function::Erf => math::erf(s, x),
-            };
-            // SAFETY: as above.
-            unsafe { s.store_first(chunk.as_mut_ptr(), y, chunk.len()) };
-        }
-    }
-}
+use drivetrain_kernels::Isa;
+use drivetrain_kernels::testing::{self, Function};
 
 fn apply(isa: Isa, function: Function, values: &[f32]) -> Vec<f32> {
     let mut values = values.to_vec();
-    isa.run(Apply(function, &mut values));
+    testing::apply(isa, function, &mut values);
     values
 }
 
