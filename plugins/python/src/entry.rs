@@ -1,6 +1,6 @@
 //! Where the handler is: what `option.entryPoint` names, else what the model's directory holds.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::PythonError;
 
@@ -35,6 +35,15 @@ impl Entry {
         }
         // A path is looked up in the model's directory; an absolute one stays as it is.
         let candidates = [dir.join(named), dir.join(format!("{named}.py"))];
+        let leaves = Path::new(named).components().any(|part| part == Component::ParentDir);
+        if leaves {
+            let expected = "a file inside the model's directory, without `..`";
+            return Err(PythonError::Option {
+                key: "entryPoint",
+                value: named.to_owned(),
+                expected,
+            });
+        }
         if let Some(file) = candidates.into_iter().find(|path| path.is_file()) {
             return Ok(Self::File(file));
         }
@@ -104,6 +113,7 @@ mod tests {
         check(&[], Some("https://h/x.py"), Ok(Entry::Url("https://h/x.py".into())));
         check(&["model.py"], Some("djl_python.huggingface"), Err("served by the other engines"));
         check(&[], Some("nonesuch.py"), Err("option.entryPoint=nonesuch.py: expected"));
+        check(&["../x.py"], Some("../x.py"), Err("without `..`"));
         check(&[], Some("a;b"), Err("option.entryPoint=a;b: expected"));
     }
 }

@@ -2,7 +2,7 @@
 //! that starts later is told what the others know.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drivetrain_engine::{LogLevel, Reply, Request};
 
@@ -65,6 +65,20 @@ impl Registered {
         let content = entries.map(|(key, value)| (key.clone(), value.clone().into_bytes()));
         Self { name, content: content.collect(), properties }
     }
+
+    /// The call once more, to one worker and perhaps another function.
+    fn ask(
+        &self,
+        pool: &Pool,
+        worker: &Worker,
+        function: &str,
+    ) -> Result<Option<Kept>, PythonError> {
+        let properties: Vec<(&str, &str)> =
+            self.properties.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let content: Vec<(&str, &[u8])> =
+            self.content.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
+        ask(pool, worker, function, &Request { id: "", properties: &properties, content: &content })
+    }
 }
 
 /// Whether every worker is to be asked for this function.
@@ -72,7 +86,8 @@ pub(crate) fn is_for_all(function: &str) -> bool {
     [REGISTER, UPDATE, UNREGISTER].contains(&function)
 }
 
-/// Has every worker answer; the first answer goes to `reply`, or the first that is no success.
+/// Has every worker answer; the first answer goes to `reply`, or the first that is no success. Then those
+/// that were asked before go back to what they had, so that all know the same.
 pub(crate) fn answer(
     pool: &Pool,
     function: &str,
@@ -82,15 +97,27 @@ pub(crate) fn answer(
     if pool.alive().is_empty() {
         drop(pool.acquire(pool.launch.settings.predict_timeout)?);
     }
+    let mut properties = request.properties.iter();
+    let name = properties.find(|(key, _)| *key == "name").map(|(_, name)| *name);
     let mut known = pool.adapters.lock();
+    let mut changed = Vec::new();
     let mut answer: Option<Kept> = None;
     for worker in pool.alive() {
         // A worker has this call in its turn, as any other: it may be in the middle of a long stream.
         let limit = pool.launch.settings.predict_timeout;
         let Some(_lease) = pool.acquire_of(&worker, limit)? else { continue };
         match ask(pool, &worker, function, request) {
-            Ok(Some(one)) if one.status >= 300 => return one.send(reply),
+            Ok(Some(one)) if one.status >= 300 => {
+                if function != UNREGISTER
+                    && let Some(name) = name
+                {
+                    let before = known.iter().find(|one| one.name == name);
+                    changed.iter().for_each(|worker| undo(pool, worker, name, before));
+                }
+                return one.send(reply);
+            }
             Ok(Some(one)) => {
+                changed.push(worker);
                 answer.get_or_insert(one);
             }
             // The one in its place will be told.
@@ -102,13 +129,32 @@ pub(crate) fn answer(
         let reason = "no worker is there to be told of an adapter".to_owned();
         return Err(PythonError::NoWorker { model: pool.model.clone(), reason });
     };
-    let mut properties = request.properties.iter();
-    let name = properties.find(|(key, _)| *key == "name").map(|(_, name)| *name);
     if let Some(name) = name {
         keep(&mut known, function, name, request);
     }
     drop(known);
     answer.send(reply)
+}
+
+/// Gives a worker back what it had of an adapter: nothing, if it wasn't there.
+fn undo(pool: &Pool, worker: &Arc<Worker>, name: &str, before: Option<&Registered>) {
+    let limit = pool.launch.settings.predict_timeout;
+    let Ok(Some(_lease)) = pool.acquire_of(worker, limit) else { return };
+    let end = match before {
+        Some(before) => before.ask(pool, worker, UPDATE),
+        None => {
+            let properties = [("handler", UNREGISTER), ("name", name)];
+            let content = [("name", name.as_bytes())];
+            let request = Request { id: "", properties: &properties, content: &content };
+            ask(pool, worker, UNREGISTER, &request)
+        }
+    };
+    // One that has gone is replaced by one that is told what the others know.
+    if !matches!(&end, Ok(None)) && !matches!(&end, Ok(Some(answer)) if answer.status < 300) {
+        let number = worker.number();
+        let text = format!("worker {number} could not undo a change of the adapter {name}");
+        pool.launch.services.log(LogLevel::Error, &text);
+    }
 }
 
 fn keep(known: &mut Vec<Registered>, function: &str, name: &str, request: &Request<'_>) {
@@ -128,12 +174,7 @@ fn keep(known: &mut Vec<Registered>, function: &str, name: &str, request: &Reque
 /// answers requests without.
 pub(crate) fn tell(pool: &Pool, known: &[Registered], worker: &Worker) {
     for one in known {
-        let properties: Vec<(&str, &str)> =
-            one.properties.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let content: Vec<(&str, &[u8])> =
-            one.content.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
-        let request = Request { id: "", properties: &properties, content: &content };
-        let end = ask(pool, worker, REGISTER, &request);
+        let end = one.ask(pool, worker, REGISTER);
         if !matches!(&end, Ok(Some(answer)) if answer.status < 300) {
             let (number, name) = (worker.number(), &one.name);
             let text = format!("worker {number} could not load the adapter {name}");

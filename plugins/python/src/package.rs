@@ -1,6 +1,7 @@
 //! The Python files, which are a part of this library, unpacked for the interpreter.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -30,22 +31,36 @@ const FILES: [(&str, &str); 13] = files![
     "djl_python/worker.py",
 ];
 
-/// A private folder with the package, removed when it is dropped.
+/// What the names of such folders begin with.
+const PREFIX: &str = "drivetrain-python-";
+
+/// The file in a folder whose lock its process holds.
+const LOCK: &str = "lock";
+
+/// A private folder with the package, removed when it is dropped, or by the next process if this one ends
+/// before.
 #[derive(Debug)]
 pub(crate) struct Package {
     folder: TempDir,
+    _lock: File,
 }
 
 impl Package {
     /// Unpacks the package.
     pub(crate) fn unpack() -> Result<Self, PythonError> {
         let unpack = || {
-            let folder = tempfile::Builder::new().prefix("drivetrain-python-").tempdir()?;
+            remove_left(&std::env::temp_dir());
+            let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+            // Under its name the file is never seen without its lock.
+            let unnamed = folder.path().join("unlocked");
+            let lock = File::create_new(&unnamed)?;
+            lock.lock()?;
+            fs::rename(unnamed, folder.path().join(LOCK))?;
             fs::create_dir(folder.path().join("djl_python"))?;
             for (name, text) in FILES {
                 fs::write(folder.path().join(name), text)?;
             }
-            Ok(Self { folder })
+            Ok(Self { folder, _lock: lock })
         };
         unpack().map_err(PythonError::Unpack)
     }
@@ -61,9 +76,50 @@ impl Package {
     }
 }
 
+/// Removes the folders of processes that are gone: of one that was killed nothing is dropped.
+fn remove_left(place: &Path) {
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if !is_folder || !is_ours(&entry.file_name()) {
+            continue;
+        }
+        let Ok(lock) = File::open(entry.path().join(LOCK)) else { continue };
+        if lock.try_lock().is_ok() {
+            // What can't be removed is for the next one to try, or for its owner.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn is_ours(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_dead_process_left_is_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let folder = place.path().join(name);
+            fs::create_dir_all(folder.join("djl_python")).unwrap();
+            (File::create_new(folder.join(LOCK)).unwrap(), folder)
+        };
+        let (lock, used) = folder("drivetrain-python-a");
+        lock.lock().unwrap();
+        let (_, left) = folder("drivetrain-python-b");
+        let (_, other) = folder("somebody-else");
+        let begun = place.path().join("drivetrain-python-c");
+        fs::create_dir(&begun).unwrap();
+        remove_left(place.path());
+        assert!(used.is_dir() && other.is_dir() && begun.is_dir());
+        assert!(!left.exists());
+        drop(lock);
+        remove_left(place.path());
+        assert!(!used.exists());
+    }
 
     #[test]
     fn every_file_is_embedded() {

@@ -79,6 +79,52 @@ fn every_worker_knows_the_adapters() {
     server.until("the metric is there", is_counted).unwrap();
 }
 
+/// Two workers, of which one has no room: neither has the adapter afterwards.
+#[test]
+fn what_one_worker_refuses_no_worker_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = r#"
+import os, time
+from djl_python import Output
+known = []
+def handle(inputs):
+    if inputs.is_empty(): return None
+    time.sleep(0.3)
+    return Output().add({"pid": os.getpid(), "known": known})
+def register_adapter(inputs):
+    name = inputs.get_property("name")
+    if name == "rare":
+        try: os.mkdir("taken")
+        except FileExistsError: return Output(507, "No free lora slots")
+    known.append(name)
+    return Output().add("registered")
+def unregister_adapter(inputs):
+    known.remove(inputs.get_property("name"))
+    return Output().add("gone")
+"#;
+    let properties = "option.enable_lora=true\nminWorkers=2\nmaxWorkers=2\n";
+    let server = serve(&[model(folder.path(), "m", properties, script)], &[]);
+    let register = |name: &str| {
+        let path = format!("/models/m/adapters?name={name}&src=.");
+        server.post(&path, "text/plain", "").unwrap().status
+    };
+    assert_eq!(register("common"), 200);
+    assert_eq!(register("rare"), 507);
+    let mut seen = std::collections::BTreeMap::new();
+    let ask = |server: &Server| {
+        std::thread::scope(|scope| {
+            let both = [0, 1].map(|_| scope.spawn(|| known(server)));
+            for reply in both {
+                let reply = reply.join().unwrap();
+                seen.insert(reply["pid"].to_string(), reply["known"].clone());
+            }
+        });
+        seen.len() == 2
+    };
+    server.until("both workers answer", ask).unwrap();
+    assert!(seen.values().all(|known| *known == json!(["common"])), "{seen:?}");
+}
+
 /// A worker that does one thing at a time is not ended for being in the middle of it.
 #[test]
 fn a_change_waits_for_a_stream_longer_than_the_time_limit() {
