@@ -4,7 +4,9 @@
 //! through a kernel that reads the blocks in place. Many queries, and other devices, go through
 //! matrix products: one for each block, softmax over all of them, one for each block again.
 
-use candle_core::{CpuStorage, D, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
+use candle_core::{
+    CpuStorage, D, Device, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail,
+};
 use drivetrain_transformer::Attention;
 use rayon::prelude::*;
 
@@ -68,6 +70,14 @@ pub(crate) struct Scoring {
     pub(crate) bias: PositionBias,
     /// Embedded distances that contents are scored with.
     pub(crate) distances: Option<Distances>,
+}
+
+impl Scoring {
+    /// The same on `device`.
+    pub(crate) fn on(&self, device: &Device) -> Result<Self> {
+        let distances = self.distances.as_ref().map(|table| table.on(device)).transpose()?;
+        Ok(Self { spec: self.spec.clone(), bias: self.bias.clone(), distances })
+    }
 }
 
 /// Attention of all `queries`, whose rows in `q` `[n_rows, n_heads * head_dim]` follow one another

@@ -1,6 +1,6 @@
 //! Scores of contents with embedded distances: DeBERTa's disentangled attention.
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Result, Tensor};
 use drivetrain_transformer::Disentangled;
 
 use crate::rows::{contiguous, contiguous_mut, has_kernels};
@@ -16,6 +16,12 @@ pub(crate) struct Distances {
 }
 
 impl Distances {
+    /// The same on `device`.
+    pub(crate) fn on(&self, device: &Device) -> Result<Self> {
+        let on = |table: &Option<Tensor>| table.as_ref().map(|t| t.to_device(device)).transpose();
+        Ok(Self { spec: self.spec, keys: on(&self.keys)?, queries: on(&self.queries)? })
+    }
+
     /// Adds to `scores` `[n_heads, n, n_keys]` what `q` `[n_heads, n, head_dim]`, the first of them
     /// at `position`, and `keys` `[n_heads, n_keys, head_dim]` score with their distances.
     pub(crate) fn add(

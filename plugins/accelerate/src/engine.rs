@@ -74,13 +74,16 @@ impl Engine for Accelerate {
         let main = executors.get(number).or(executors.first()).map(Arc::clone);
         let main = main.ok_or_else(|| EngineError::internal("there is no device"))?;
         let reads = Arc::clone(&source.reads);
-        let streamer = arrangement.placed.homes.has(Home::Disk).then(|| {
+        let lent = model_weights.lent();
+        let is_needed = arrangement.placed.homes.has(Home::Disk) || !lent.is_empty();
+        let streamer = is_needed.then(|| {
             Streamer::start(Streamed {
                 wanted,
                 files: Arc::clone(&files),
                 executor: Arc::clone(&main),
                 number,
                 services: request.services.clone(),
+                lent,
             })
         });
         let architecture = &files.architecture;

@@ -1,6 +1,6 @@
 //! The feed-forward branch of a layer: one network, or experts that a router picks from.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use drivetrain_execution::{Runs, pick_experts};
 use drivetrain_transformer::Activation;
 
@@ -44,6 +44,21 @@ impl FeedForwardLayer {
         }
     }
 
+    /// The same on `device`, without what adapters add.
+    pub(crate) fn on(&self, device: &Device) -> Result<Self> {
+        Ok(match self {
+            Self::Dense(network) => Self::Dense(network.on(device)?),
+            Self::Experts(experts) => {
+                let networks = experts.networks.iter().map(|network| network.on(device));
+                Self::Experts(Experts {
+                    router: experts.router.on(device)?,
+                    networks: networks.collect::<Result<_>>()?,
+                    n_active: experts.n_active,
+                })
+            }
+        })
+    }
+
     /// Its matrices.
     pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match self {
@@ -57,6 +72,11 @@ impl FeedForwardLayer {
 }
 
 impl Network {
+    fn on(&self, device: &Device) -> Result<Self> {
+        let (up, down) = (self.up.on(device)?, self.down.on(device)?);
+        Ok(Self { up, down, ..*self })
+    }
+
     fn forward(&self, x: &Tensor, runs: &Runs) -> Result<Tensor> {
         let inner = if self.gated {
             rows::gate(&self.up.forward(x, runs)?, self.activation)?

@@ -38,7 +38,7 @@ impl Head {
         let dense = plan.dense.map(|_| loader.linear("head.dense")).transpose()?;
         let norm = loader.norm("head.norm", plan.norm)?;
         let linear = match home {
-            Home::On(_) => loader.linear("head")?,
+            Home::On(_) | Home::Lent => loader.linear("head")?,
             Home::File => loader.in_file().linear("head")?,
             Home::Disk => loader.hollow_linear("head")?,
         };

@@ -21,6 +21,16 @@ pub(crate) struct BranchNorms {
 }
 
 impl BranchNorms {
+    /// The same on `device`.
+    fn on(&self, device: &Device) -> Result<Self> {
+        let on = |norm: &Option<NormLayer>| norm.as_ref().map(|norm| norm.on(device)).transpose();
+        Ok(Self {
+            before: on(&self.before)?,
+            branch_out: on(&self.branch_out)?,
+            after: on(&self.after)?,
+        })
+    }
+
     /// The branch's input.
     fn before(&self, x: &Tensor) -> Result<Tensor> {
         self.before.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
@@ -130,6 +140,21 @@ impl LayerWeights {
             .chain(self.feed_forward.linears_mut())
     }
 
+    /// The same on `device`, without what adapters add.
+    pub(crate) fn on(&self, device: &Device) -> Result<Self> {
+        let cross = self.cross_attention.as_ref().map(|(attention, norms)| {
+            Ok::<_, candle_core::Error>((attention.on(device)?, norms.on(device)?))
+        });
+        Ok(Self {
+            self_attention: self.self_attention.on(device)?,
+            self_attention_norms: self.self_attention_norms.on(device)?,
+            cross_attention: cross.transpose()?,
+            feed_forward: self.feed_forward.on(device)?,
+            feed_forward_norms: self.feed_forward_norms.on(device)?,
+            residual: self.residual,
+        })
+    }
+
     /// Takes over what adapters add to `form`, which is the same layer.
     pub(crate) fn add_as(&mut self, form: &Self) {
         let mut form = form.clone();
@@ -168,6 +193,21 @@ impl LayerWeights {
 }
 
 impl SelfAttention {
+    /// The same on `device`, without what adapters add.
+    fn on(&self, device: &Device) -> Result<Self> {
+        let norms = self
+            .qk_norms
+            .as_ref()
+            .map(|(q, k)| Ok::<_, candle_core::Error>((q.on(device)?, k.on(device)?)));
+        Ok(Self {
+            scoring: self.scoring.on(device)?,
+            qkv: self.qkv.on(device)?,
+            out: self.out.on(device)?,
+            qk_norms: norms.transpose()?,
+            rotary: self.rotary,
+        })
+    }
+
     fn forward(&self, layer_idx: usize, x: &Tensor, pass: &dyn Pass) -> Result<Tensor> {
         let spec = &self.scoring.spec;
         let (q_width, kv_width) = (spec.q_width(), spec.kv_width());
@@ -206,6 +246,16 @@ impl SelfAttention {
 }
 
 impl CrossAttention {
+    /// The same on `device`, without what adapters add.
+    fn on(&self, device: &Device) -> Result<Self> {
+        Ok(Self {
+            scoring: self.scoring.on(device)?,
+            q: self.q.on(device)?,
+            kv: self.kv.on(device)?,
+            out: self.out.on(device)?,
+        })
+    }
+
     fn forward(&self, layer_idx: usize, x: &Tensor, pass: &dyn Pass) -> Result<Tensor> {
         let queries = pass.cross_queries(layer_idx)?;
         let q = self.q.forward(x, pass.runs())?;

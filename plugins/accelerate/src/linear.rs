@@ -38,6 +38,17 @@ impl Linear {
         Self { weights, device, bias, parts, additions: Additions::default() }
     }
 
+    /// The same on `device`, without what adapters add.
+    pub(crate) fn on(&self, device: &Device) -> Result<Self> {
+        Ok(Self {
+            weights: self.weights.iter().map(|matrix| matrix.on(device)).collect::<Result<_>>()?,
+            device: device.clone(),
+            bias: self.bias.as_ref().map(|bias| bias.to_device(device)).transpose()?,
+            parts: self.parts.clone(),
+            additions: Additions::default(),
+        })
+    }
+
     /// Makes what `adapter` adds to it, to be put in by [`Self::additions_mut`].
     pub(crate) fn additions_of(&self, adapter: &Adapter) -> Result<Vec<Addition>> {
         let mut first_column = 0;

@@ -223,7 +223,8 @@ impl<'s, 'a> Loader<'s, 'a> {
         let tokens = match homes.tokens {
             Home::Disk => TokenTable::Streamed,
             Home::File => TokenTable::Resident(self.in_file().shared_matrix(&name)?),
-            Home::On(number) => {
+            Home::On(_) | Home::Lent => {
+                let number = homes.tokens.executor().unwrap_or(0);
                 let own = executors.get(number).map(|e| Self::new(self.source, number, e));
                 TokenTable::Resident(own.unwrap_or(*self).shared_matrix(&name)?)
             }
@@ -241,6 +242,13 @@ impl<'s, 'a> Loader<'s, 'a> {
                 Home::On(_) => LayerHome::Resident(own.layer(stack, idx, &shared)?),
                 Home::File => LayerHome::InFile(own.in_file().layer(stack, idx, &shared)?),
                 Home::Disk => LayerHome::Streamed(own.hollow().layer(stack, idx, &shared)?),
+                Home::Lent => {
+                    let cpu = executors.first().unwrap_or(executor);
+                    let lender = Self::new(self.source, 0, cpu);
+                    let layer = lender.layer(stack, idx, &lender.shared(stack)?)?;
+                    let form = own.hollow().layer(stack, idx, &shared)?;
+                    LayerHome::Lent { layer: Arc::new(layer), form }
+                }
             };
             Ok(PlacedLayer { executor: Arc::clone(executor), weights })
         };

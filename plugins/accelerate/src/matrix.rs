@@ -113,6 +113,15 @@ impl Matrix {
         }
     }
 
+    /// The same on `device`.
+    pub(crate) fn on(&self, device: &Device) -> Result<Self> {
+        match self {
+            Self::Plain(weight) => weight.to_device(device).map(Self::Plain),
+            other if device.is_cpu() => Ok(other.clone()),
+            _ => bail!("an accelerator takes matrices of f32"),
+        }
+    }
+
     /// The rows of these numbers: `[ids, n_in]`, where the matrix lies.
     pub(crate) fn gather(&self, ids: &[u32]) -> Result<Tensor> {
         match self {

@@ -32,7 +32,11 @@ const SCRATCH: u64 = 1 << 20;
 pub(crate) const HEAD_PIECE: u64 = 4 << 20;
 /// Bytes that the process takes while it works, beside what is counted: code that is run for the first
 /// time, stacks of threads, the allocator's own.
-const SLACK: u64 = 4 << 20;
+const SLACK: u64 = 6 << 20;
+
+/// What is kept for a process that took less so far: a plan is made in another one than the model is loaded
+/// in, and where a limit lies between two layers both have to decide alike.
+const PROCESS: u64 = 48 << 20;
 
 /// Where everything is, and what it takes.
 #[derive(Debug)]
@@ -98,6 +102,8 @@ struct Budget {
 #[derive(Clone, Copy, Debug, Default)]
 struct Needs {
     process: u64,
+    /// Kept for the process beside what it took so far.
+    kept: u64,
     slack: u64,
     activations: u64,
     /// For caches, at first.
@@ -117,12 +123,18 @@ impl Arranger<'_, '_, '_> {
         let smallest = budgets.iter().filter_map(|b| b.limit).filter(|l| *l > 0).min();
         let activations = self.fit_batch(info, smallest, &mut notes);
         let sequences = self.fit_sequences(info, smallest, &mut notes);
+        let process = resident_bytes();
+        let of_cpu = Needs {
+            process,
+            kept: PROCESS.saturating_sub(process),
+            slack: SLACK,
+            ..Needs::default()
+        };
         let needs: Vec<Needs> = (0..self.devices.len())
             .map(|idx| Needs {
-                process: if idx == 0 { resident_bytes() } else { 0 },
-                slack: if idx == 0 { SLACK } else { 0 },
                 activations,
                 caches: self.wished_caches(info, sequences, budgets.get(idx)),
+                ..if idx == 0 { of_cpu } else { Needs::default() }
             })
             .collect();
         let mut placed = self.place(&parts, &budgets, &needs, 0)?;
@@ -146,7 +158,7 @@ impl Arranger<'_, '_, '_> {
         }
         let head_pieces = match placed.homes.head {
             Home::Disk => self.head_pieces(),
-            Home::On(_) | Home::File => Vec::new(),
+            Home::On(_) | Home::Lent | Home::File => Vec::new(),
         };
         notes.extend(placed.warnings.iter().map(ToString::to_string));
         match self.forms.n_undivided() {
@@ -164,10 +176,14 @@ impl Arranger<'_, '_, '_> {
     /// Bytes of what is read into while others are multiplied with.
     fn staging(&self, homes: &Homes, n_rows: usize) -> u64 {
         let mut bytes = 0;
+        // Devices that are made of the CPU's memory need no copy of what it lends.
+        let is_copied = !self.forms.on_cpu && homes.multiplies(Home::Lent);
+        if is_copied || homes.multiplies(Home::Disk) {
+            bytes += SLOTS as u64 * self.largest_layer();
+        }
         if homes.multiplies(Home::Disk) {
-            let scratch = SCRATCH.max(self.largest_turned());
             let head = if homes.head == Home::Disk { HEAD_PIECE } else { 0 };
-            bytes += SLOTS as u64 * self.largest_layer() + head + scratch;
+            bytes += SCRATCH.max(self.largest_turned()) + head;
         }
         if homes.multiplies(Home::File) {
             bytes += tile_bytes(self.n_threads.get());
@@ -284,7 +300,8 @@ impl Arranger<'_, '_, '_> {
             let (budget, needs) = (budgets.get(idx)?, needs.get(idx)?);
             let staging = if idx == first_accelerator { staging } else { 0 };
             let budget = Some(budget).filter(|budget| budget.holds)?;
-            let taken = needs.process + needs.slack + needs.activations + needs.caches + staging;
+            let of_process = needs.process + needs.kept + needs.slack;
+            let taken = of_process + needs.activations + needs.caches + staging;
             Some((*device, budget.limit.unwrap_or(u64::MAX >> 4).saturating_sub(taken)))
         };
         let rooms = self.devices.iter().enumerate().filter_map(room);
@@ -313,6 +330,7 @@ impl Arranger<'_, '_, '_> {
             let mut parts = Vec::new();
             if idx == 0 {
                 parts.push(part("process", needs.process));
+                parts.push(part("kept for it", needs.kept));
                 parts.push(part("slack", needs.slack));
             }
             parts.push(part("weights", weights.get(idx).copied().unwrap_or(0)));
@@ -349,6 +367,7 @@ impl Arranger<'_, '_, '_> {
             };
             let idx = match home {
                 Some(Home::On(idx)) => idx,
+                Some(Home::Lent) => 0,
                 // Norms and biases of what stays in its file are in memory.
                 Some(Home::File | Home::Disk) if is_matrix(tensor) => continue,
                 _ => homes.main,

@@ -25,7 +25,7 @@ use crate::layer::own_block;
 use crate::linear::Linear;
 use crate::rows::{self, with_values};
 use crate::stack::StackWeights;
-use crate::streaming::{Streamer, Unit};
+use crate::streaming::{Lent, Streamer, Unit};
 
 /// A model of any kind.
 pub(crate) struct CandleModel {
@@ -88,6 +88,18 @@ pub(crate) struct ModelWeights {
     pub(crate) decoder: Option<StackWeights>,
     pub(crate) head: Option<Head>,
     pub(crate) pooler: Option<Linear>,
+}
+
+impl ModelWeights {
+    /// The layers that the CPU lends.
+    pub(crate) fn lent(&self) -> Lent {
+        let stacks = [(false, &self.encoder), (true, &self.decoder)];
+        let layers = stacks.into_iter().flat_map(|(of_decoder, stack)| {
+            let layers = stack.iter().flat_map(|stack| &stack.layers).enumerate();
+            layers.map(move |(idx, layer)| ((of_decoder, idx), layer.lent().map(Arc::clone)))
+        });
+        layers.filter_map(|(place, layer)| Some((place, layer?))).collect()
+    }
 }
 
 /// What a pass leaves, ahead of pooling: rows that some segment needs, in segment order.

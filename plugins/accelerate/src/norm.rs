@@ -1,6 +1,6 @@
 //! Layer norm and RMS norm with their weights.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor};
 use drivetrain_transformer::NormKind;
 
 use crate::kernels;
@@ -18,6 +18,12 @@ pub(crate) struct NormLayer {
 }
 
 impl NormLayer {
+    /// The same on `device`.
+    pub(crate) fn on(&self, device: &Device) -> Result<Self> {
+        let (weight, bias) = (self.weight.to_device(device)?, self.bias.to_device(device)?);
+        Ok(Self { weight, bias, ..*self })
+    }
+
     /// `[rows, dim]` to `[rows, dim]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (x, eps) = (x.contiguous()?, self.eps);

@@ -4,7 +4,8 @@
 //! Modules have the names that they have in the checkpoint, since those are the ones that a user's map
 //! names; those of a GGUF file, which nobody knows, are the description's. A layer stays whole. What is
 //! neither a layer nor a token table nor the head's last matrix is small and stays on the main device:
-//! the first accelerator that the map names, else the CPU.
+//! the first accelerator that the map names, else the CPU. Where that is an accelerator, layers on the CPU
+//! are computed there, too: what a layer's weights take on their way is less than what the CPU is slower.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +26,9 @@ const LAYER: &str = "Layer";
 pub(crate) enum Home {
     /// In the memory of the executor of this number.
     On(usize),
+    /// In the CPU's memory, while the main executor, an accelerator, computes with it: it is lent to it
+    /// ahead of its turn.
+    Lent,
     /// In its file, where it is multiplied with.
     File,
     /// In its file, from which it is read ahead of its turn: it does not lie there as it is needed.
@@ -36,7 +40,7 @@ impl Home {
     pub(crate) fn executor(self) -> Option<usize> {
         match self {
             Self::On(number) => Some(number),
-            Self::File | Self::Disk => None,
+            Self::Lent | Self::File | Self::Disk => None,
         }
     }
 }
@@ -51,7 +55,7 @@ pub(crate) struct StackHomes {
 /// Where the parts of a model are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Homes {
-    /// The executor of all that has no home of its own, and of what is read from the disk.
+    /// The executor of all that has no home of its own, and of what is read from the disk or lent.
     pub(crate) main: usize,
     pub(crate) encoder: Option<StackHomes>,
     pub(crate) decoder: Option<StackHomes>,
@@ -178,6 +182,7 @@ impl<'w, 'a> Parts<'w, 'a> {
         let number = |device: Device| devices.iter().position(|known| *known == device);
         let accelerators = map.iter().map(|(_, device)| device).filter(|d| d.is_accelerator());
         let main = accelerators.min().and_then(number).unwrap_or(0);
+        let has_accelerator = devices.get(main).is_some_and(|device| device.is_accelerator());
         let home = |tensor: &CanonicalTensor<'_>| match self.device_of(map, tensor) {
             Some(Device::Disk) => Home::Disk,
             Some(device) => Home::On(number(device).unwrap_or(main)),
@@ -219,6 +224,7 @@ impl<'w, 'a> Parts<'w, 'a> {
                     1 => Ok(match places.keys().next().copied().flatten() {
                         Some(Device::Disk) if in_file() => Home::File,
                         Some(Device::Disk) => Home::Disk,
+                        Some(Device::Cpu) if has_accelerator => Home::Lent,
                         Some(device) => Home::On(number(device).unwrap_or(main)),
                         None => Home::On(main),
                     }),

@@ -93,25 +93,46 @@ pub(crate) enum LayerHome {
     InFile(LayerWeights),
     /// In their file; this is their form, with what adapters add to them.
     Streamed(LayerWeights),
+    /// In the CPU's memory, from which they come to the executor as those of a file do.
+    Lent {
+        /// The weights.
+        layer: Arc<LayerWeights>,
+        /// Their form on the executor, with what adapters add to them.
+        form: LayerWeights,
+    },
 }
 
 impl LayerHome {
     /// The layer, or its form.
     pub(crate) fn form(&self) -> &LayerWeights {
-        let (Self::Resident(layer) | Self::InFile(layer) | Self::Streamed(layer)) = self;
-        layer
+        let (Self::Resident(form)
+        | Self::InFile(form)
+        | Self::Streamed(form)
+        | Self::Lent { form, .. }) = self;
+        form
     }
 
     fn form_mut(&mut self) -> &mut LayerWeights {
-        let (Self::Resident(layer) | Self::InFile(layer) | Self::Streamed(layer)) = self;
-        layer
+        let (Self::Resident(form)
+        | Self::InFile(form)
+        | Self::Streamed(form)
+        | Self::Lent { form, .. }) = self;
+        form
     }
 }
 
 impl PlacedLayer {
-    /// Whether it is read ahead of its turn.
+    /// Whether it comes ahead of its turn, and goes after it.
     pub(crate) fn is_streamed(&self) -> bool {
-        matches!(self.weights, LayerHome::Streamed(_))
+        matches!(self.weights, LayerHome::Streamed(_) | LayerHome::Lent { .. })
+    }
+
+    /// The weights that the CPU lends.
+    pub(crate) fn lent(&self) -> Option<&Arc<LayerWeights>> {
+        match &self.weights {
+            LayerHome::Lent { layer, .. } => Some(layer),
+            _ => None,
+        }
     }
 
     /// Whether it is in memory.
@@ -126,7 +147,7 @@ impl PlacedLayer {
             LayerHome::Resident(layer) | LayerHome::InFile(layer) => {
                 self.executor.run(|| layer.forward(idx, &x, pass))
             }
-            LayerHome::Streamed(form) => {
+            LayerHome::Streamed(form) | LayerHome::Lent { form, .. } => {
                 let of_decoder = pass.stack.name == "decoder";
                 let Some(streamer) = pass.streamer else { bail!("nothing reads layer {idx}") };
                 let mut held = streamer.take(Unit::Layer { of_decoder, idx })?;

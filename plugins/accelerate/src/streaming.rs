@@ -1,18 +1,20 @@
-//! Weights that stay in their file and are read while others are computed with.
+//! Weights that stay in their file, or in the CPU's memory, and come while others are computed with.
 //!
 //! A reader thread goes through what a pass needs, in order, at most [`SLOTS`] pieces ahead: one is
 //! computed with while the next is read. When a pass is over it goes on with the beginning of the same
 //! pass, since the next one mostly is. The memory of a piece that is done with is filled again.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use candle_core::Device;
 use drivetrain_engine::{EngineError, ErrorKind, Services};
 use drivetrain_execution::ModelFiles;
 use drivetrain_transformer::Stack;
 
+use crate::error;
 use crate::executor::Executor;
 use crate::forms::{Forms, WeightForm};
 use crate::layer::LayerWeights;
@@ -53,6 +55,10 @@ pub(crate) enum Piece {
     Layer(Box<LayerWeights>),
     CrossKeysValues(Linear),
     HeadRows(Matrix),
+    /// One that may share its memory with what the CPU has.
+    LentLayer(Box<LayerWeights>),
+    /// The same.
+    LentKeysValues(Linear),
 }
 
 impl Piece {
@@ -62,6 +68,7 @@ impl Piece {
             Self::Layer(mut layer) => layer.linears_mut().flat_map(Linear::take_weights).collect(),
             Self::CrossKeysValues(mut linear) => linear.take_weights(),
             Self::HeadRows(rows) => vec![rows],
+            Self::LentLayer(_) | Self::LentKeysValues(_) => Vec::new(),
         };
         matrices.into_iter().filter_map(Matrix::into_buffer)
     }
@@ -76,7 +83,12 @@ pub(crate) struct Streamed {
     /// How matrices are held.
     pub(crate) wanted: WeightForm,
     pub(crate) services: Services,
+    /// Layers that are in the CPU's memory.
+    pub(crate) lent: Lent,
 }
+
+/// Layers that the CPU lends, by whether they are the decoder's, and their number.
+pub(crate) type Lent = HashMap<(bool, usize), Arc<LayerWeights>>;
 
 /// The reader thread, from the outside. Calls come from one thread at a time.
 #[derive(Debug)]
@@ -137,7 +149,7 @@ impl Held<'_> {
     /// The layer that it is.
     pub(crate) fn layer_mut(&mut self) -> Option<&mut LayerWeights> {
         match &mut self.piece {
-            Some(Piece::Layer(layer)) => Some(layer),
+            Some(Piece::Layer(layer) | Piece::LentLayer(layer)) => Some(layer),
             _ => None,
         }
     }
@@ -145,7 +157,7 @@ impl Held<'_> {
     /// The matrix that it is.
     pub(crate) fn linear_mut(&mut self) -> Option<&mut Linear> {
         match &mut self.piece {
-            Some(Piece::CrossKeysValues(linear)) => Some(linear),
+            Some(Piece::CrossKeysValues(linear) | Piece::LentKeysValues(linear)) => Some(linear),
             _ => None,
         }
     }
@@ -306,7 +318,7 @@ fn read(inner: &Inner, streamed: &Streamed) -> Result<(), EngineError> {
     let shared = |stack: &Option<Stack>| stack.as_ref().map(|s| loader.shared(s)).transpose();
     let encoder = architecture.encoder.as_ref().zip(shared(&architecture.encoder)?);
     let decoder = architecture.decoder.as_ref().zip(shared(&architecture.decoder)?);
-    let stacks = Stacks { encoder, decoder };
+    let stacks = Stacks { encoder, decoder, lent: &streamed.lent };
     let lost = |error: EngineError| {
         EngineError::wrap(ErrorKind::DeviceLost, "weights can't be read from their file", &error)
     };
@@ -369,11 +381,30 @@ fn next_task(inner: &Inner) -> Option<Task> {
 struct Stacks<'a> {
     encoder: Option<(&'a Stack, Shared)>,
     decoder: Option<(&'a Stack, Shared)>,
+    lent: &'a Lent,
 }
 
 impl Stacks<'_> {
+    /// What the CPU lends of `unit`, on `device`.
+    fn borrow(&self, unit: Unit, device: &Device) -> Option<candle_core::Result<Piece>> {
+        match unit {
+            Unit::Layer { of_decoder, idx } => {
+                let layer = self.lent.get(&(of_decoder, idx))?;
+                Some(layer.on(device).map(|layer| Piece::LentLayer(Box::new(layer))))
+            }
+            Unit::CrossKeysValues { idx } => {
+                let (attention, _) = self.lent.get(&(true, idx))?.cross_attention.as_ref()?;
+                Some(attention.kv.on(device).map(Piece::LentKeysValues))
+            }
+            Unit::HeadRows { .. } => None,
+        }
+    }
+
     fn read(&self, unit: Unit, loader: &Loader<'_, '_>) -> Result<Piece, EngineError> {
         let nothing = || EngineError::internal(format!("there is no {unit:?}"));
+        if let Some(piece) = self.borrow(unit, loader.device) {
+            return piece.map_err(error::compute);
+        }
         match unit {
             Unit::Layer { of_decoder, idx } => {
                 let stack = if of_decoder { &self.decoder } else { &self.encoder };

@@ -119,9 +119,10 @@ fn what_is_planned_is_taken() {
             let ratio = peak(&server) as f64 / expect;
             let mib = |bytes: f64| bytes / 1_048_576.0;
             seen.push((format!("{map}: {:.1} MiB planned", mib(expect)), ratio));
-            // The process's own memory differs by some MiB from run to run.
-            let apart = (peak(&server) as f64 - expect).abs();
-            assert!(apart <= (0.05 * expect).max(4.0 * 1_048_576.0), "{seen:#?}");
+            assert!(ratio <= 1.05, "{seen:#?}");
+            // The process's own memory differs by some MiB from run to run, and the slack allows for it.
+            let left = expect - peak(&server) as f64;
+            assert!(left <= (0.05 * expect).max(6.0 * 1_048_576.0), "{seen:#?}");
         }
     }
     println!("{seen:#?}");

@@ -10,9 +10,10 @@ use serde_json::json;
 const ENGINE: Accelerate = Accelerate;
 const EXACT: &[(&str, &str)] = &[("dtype", "fp32")];
 
-/// Layers take turns; the head is on the last device.
+/// Layers take turns, each second of four in the CPU's memory; the head is on the last device.
 fn options_of(dir: &Path) -> Vec<(&'static str, String)> {
-    let turn = |number: usize| Some(json!(number % 3));
+    let places = [json!(0), json!("cpu"), json!(1), json!(2)];
+    let turn = |number: usize| places.get(number % places.len()).cloned();
     let map = maps::map_of(dir, &json!(0), &[("head", json!(2))], turn);
     vec![("device_map", map), ("virtual_devices", "3".to_owned())]
 }
