@@ -58,9 +58,9 @@ impl Isa {
         Self(detect())
     }
 
-    /// [`Self::detect`], or what [`FORCE_VARIABLE`] says, and all below it, the least first.
-    pub fn available() -> impl Iterator<Item = Self> {
-        let Self(most) = Self::choose(std::env::var(FORCE_VARIABLE).ok().as_deref()).unwrap();
+    /// This and all below it, the least first.
+    pub fn and_below(self) -> impl Iterator<Item = Self> {
+        let Self(most) = self;
         LEVELS.into_iter().filter(move |level| *level <= most).map(Self)
     }
 

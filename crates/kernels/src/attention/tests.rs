@@ -133,7 +133,7 @@ fn attend(cpu: Cpu<'_>, batch: &Batch, attention: &Attention<'_>, cache: &KvCach
 fn check(batch: &Batch, attention: &Attention<'_>, precision: KvPrecision) {
     let pool = Pool::new(NonZeroUsize::new(2).unwrap()).unwrap();
     let wanted = batch.wanted(attention, precision);
-    for isa in Isa::available() {
+    for isa in crate::available() {
         let cpu = Cpu { isa, pool: &pool };
         let cache = batch.cache(cpu, precision);
         let found = attend(cpu, batch, attention, &cache);
@@ -190,7 +190,7 @@ fn a_row_has_the_same_bits_in_any_batch() {
     let mut random = Random::new(10);
     let batch = Batch::new(&mut random, 6, 2, 40);
     let pools = [1, 3].map(|n| Pool::new(NonZeroUsize::new(n).unwrap()).unwrap());
-    for isa in Isa::available() {
+    for isa in crate::available() {
         for mask in [Mask::Causal, Mask::Window(20)] {
             let attention = plain(6, mask);
             let cpu = Cpu { isa, pool: &pools[0] };

@@ -7,7 +7,7 @@ use half::f16;
 use crate::blocks_reference as reference;
 use crate::random::Random;
 use drivetrain_kernels::{
-    Activation, BlockFormat, BlockMatrix, Cpu, Epilogue, Isa, Pool, Residual, Scratch, Source,
+    Activation, BlockFormat, BlockMatrix, Cpu, Epilogue, Pool, Residual, Scratch, Source,
 };
 
 const ALL: [BlockFormat; 10] = [
@@ -95,7 +95,7 @@ fn products_are_those_of_the_elements() {
                 factor: None,
                 residual: Residual::None,
             };
-            for isa in Isa::available() {
+            for isa in crate::available() {
                 for n_threads in [1, 3] {
                     let pool = Pool::new(NonZeroUsize::new(n_threads).unwrap()).unwrap();
                     let matrix = BlockMatrix::new(format, &moved[1..], n_in).unwrap();
@@ -128,7 +128,7 @@ fn a_row_has_the_same_bits_in_any_batch() {
         let bytes = blocks(&mut random, format, n_out * n_in / format.block_len());
         let matrix = BlockMatrix::new(format, &bytes, n_in).unwrap();
         let x = random.floats(most * n_in);
-        for isa in Isa::available() {
+        for isa in crate::available() {
             let none = Epilogue::default();
             let all = multiply(Cpu { isa, pool: &pools[0] }, &matrix, &x, &none);
             for n_rows in (1..9).chain([31, 129]) {
@@ -230,7 +230,7 @@ fn what_does_not_fit_is_refused_and_nan_is_seen() {
     let matrix = BlockMatrix::new(BlockFormat::Q8Zero, &bytes, 64).unwrap();
     let mut x = vec![1.0; 128];
     x[3] = f32::NAN;
-    for isa in Isa::available() {
+    for isa in crate::available() {
         let y = multiply(Cpu { isa, pool: &pool }, &matrix, &x, &Epilogue::default());
         assert!(y[0].is_nan() && y[1].is_finite(), "{isa}: {y:?}");
     }

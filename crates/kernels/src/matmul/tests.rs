@@ -63,7 +63,7 @@ fn products_are_those_of_plain_loops() {
         let weights = random.floats(n_out * n_in);
         for precision in ALL {
             let wanted = expected(&x, &weights, n_in, precision);
-            for isa in Isa::available() {
+            for isa in crate::available() {
                 for n_threads in [1, 3] {
                     let pool = pool(n_threads);
                     let source = [Source::F32(&weights)];
@@ -84,7 +84,7 @@ fn a_row_has_the_same_bits_in_any_batch() {
     let (n_out, n_in, most) = (83, 601, 40);
     let x = random.floats(most * n_in);
     let weights = random.floats(n_out * n_in);
-    for (isa, precision) in Isa::available().flat_map(|isa| ALL.map(|p| (isa, p))) {
+    for (isa, precision) in crate::available().flat_map(|isa| ALL.map(|p| (isa, p))) {
         let (one, two) = (pool(1), pool(2));
         let matrix =
             Matrix::pack(Cpu { isa, pool: &one }, &[Source::F32(&weights)], n_in, precision)
@@ -127,7 +127,7 @@ fn epilogues_do_what_they_say() {
     let (gate, plain) =
         (reference::product(&x, &weights, n_in), reference::product(&x, &other, n_in));
     let pool = pool(2);
-    for (isa, activation) in Isa::available().flat_map(|isa| all.map(|a| (isa, a))) {
+    for (isa, activation) in crate::available().flat_map(|isa| all.map(|a| (isa, a))) {
         let at = |idx: usize| {
             let sum = gate[idx] + f64::from(bias[idx % n_out]) + f64::from(of_gate[idx]);
             reference::activation(activation, sum)
@@ -178,7 +178,7 @@ fn sources_are_stacked_and_may_be_of_16_bits() {
     let x = random.floats(3 * n_in);
     let wanted = reference::product(&x, &all, n_in);
     let pool = pool(2);
-    for isa in Isa::available() {
+    for isa in crate::available() {
         let sources = [Source::F16(&first), Source::Bf16(&second)];
         let matrix =
             Matrix::pack(Cpu { isa, pool: &pool }, &sources, n_in, Precision::F32).unwrap();
@@ -197,7 +197,7 @@ fn what_is_not_finite_stays_in_its_row() {
     let n_in = 40;
     let pool = pool(1);
     let weights = vec![0.5; 3 * n_in];
-    for (isa, precision) in Isa::available().flat_map(|isa| ALL.map(|p| (isa, p))) {
+    for (isa, precision) in crate::available().flat_map(|isa| ALL.map(|p| (isa, p))) {
         let matrix =
             Matrix::pack(Cpu { isa, pool: &pool }, &[Source::F32(&weights)], n_in, precision)
                 .unwrap();
@@ -217,7 +217,7 @@ fn bytes_reach_their_extremes() {
     let n_in = 1030;
     let pool = pool(1);
     let weights: Vec<f32> = (0..2 * n_in).map(|idx| if idx < n_in { 1.0 } else { -1.0 }).collect();
-    for isa in Isa::available() {
+    for isa in crate::available() {
         let source = [Source::F32(&weights)];
         let matrix =
             Matrix::pack(Cpu { isa, pool: &pool }, &source, n_in, Precision::Int8).unwrap();

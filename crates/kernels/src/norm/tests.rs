@@ -15,7 +15,7 @@ fn rows_are_normalised() {
         let add = random.floats(n_rows * dim);
         let (weight, bias) = (random.floats(dim), random.floats(dim));
         for kind in [NormKind::Layer, NormKind::Rms, NormKind::RmsPlusOne] {
-            for isa in Isa::available() {
+            for isa in crate::available() {
                 for (bias, add) in [(None, None), (Some(&bias[..]), Some(&add[..]))] {
                     let norm = Norm { kind, weight: &weight, bias, epsilon: 1e-5 };
                     let (mut sum, mut output) = (vec![0.0; x.len()], vec![0.0; x.len()]);

@@ -18,7 +18,7 @@ fn heads_turn_and_the_rest_stays() {
         let positions: Vec<u32> = (0..300).map(|idx| idx * 11 % 40).collect();
         let rows = random.floats(positions.len() * stride);
         for pairs in [RotaryPairs::HalfSplit, RotaryPairs::Interleaved] {
-            for isa in Isa::available() {
+            for isa in crate::available() {
                 let rotary = Rotary { pairs, head_dim, n_rotated, cos: &cos, sin: &sin };
                 let mut found = rows.clone();
                 let positions = &positions[..];

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use crate::random::Random;
-use drivetrain_kernels::{Cpu, Isa, Pool, softmax};
+use drivetrain_kernels::{Cpu, Pool, softmax};
 
 #[test]
 fn rows_sum_to_one_in_the_right_shares() {
@@ -11,7 +11,7 @@ fn rows_sum_to_one_in_the_right_shares() {
     let pool = Pool::new(NonZeroUsize::new(2).unwrap()).unwrap();
     for (n_rows, dim) in [(1, 1), (3, 5), (2, 16), (4, 77), (20, 1000)] {
         let x: Vec<f32> = random.floats(n_rows * dim).iter().map(|x| x * 20.0).collect();
-        for isa in Isa::available() {
+        for isa in crate::available() {
             let mut found = x.clone();
             softmax(Cpu { isa, pool: &pool }, &mut found, dim).unwrap();
             for (row, found) in x.chunks(dim).zip(found.chunks(dim)) {
@@ -31,7 +31,7 @@ fn rows_sum_to_one_in_the_right_shares() {
 #[test]
 fn extremes() {
     let pool = Pool::new(NonZeroUsize::MIN).unwrap();
-    for isa in Isa::available() {
+    for isa in crate::available() {
         let cpu = Cpu { isa, pool: &pool };
         let mut none = [f32::NEG_INFINITY; 19];
         softmax(cpu, &mut none, 19).unwrap();

@@ -35,7 +35,7 @@ fn check(function: Function, exact: impl Fn(f64) -> f64, range: f32) {
     let grid = (0..n).map(|idx| range * (2.0 * idx as f32 / (n - 1) as f32 - 1.0));
     let small = (0..40).map(|idx| (-(idx as f32)).exp2());
     let values: Vec<f32> = grid.chain(small).collect();
-    for isa in Isa::available() {
+    for isa in crate::available() {
         for (&x, y) in values.iter().zip(apply(isa, function, &values)) {
             let wanted = exact(f64::from(x));
             let tolerance = UNITS * f64::from(f32::EPSILON) * wanted.abs() + 1e-38;
@@ -56,7 +56,7 @@ fn functions_are_exact_to_a_few_units() {
 #[test]
 fn extremes_are_what_mathematics_says() {
     let values = [f32::NEG_INFINITY, f32::INFINITY, f32::NAN, -0.0, 1e30, -1e30, 88.9, -103.9];
-    for isa in Isa::available() {
+    for isa in crate::available() {
         let exp = apply(isa, Function::Exp, &values);
         assert_eq!((exp[0], exp[1], exp[3]), (0.0, f32::INFINITY, 1.0), "{isa}");
         assert_eq!((exp[4], exp[5], exp[6]), (f32::INFINITY, 0.0, f32::INFINITY), "{isa}");

@@ -7,7 +7,7 @@ fn a_name_chooses_what_the_machine_has() {
     assert_eq!(Isa::choose(None).unwrap(), Isa::detect());
     assert_eq!(Isa::choose(Some(" ")).unwrap(), Isa::detect());
     assert_eq!(Isa::choose(Some("Scalar")).unwrap(), Isa::SCALAR);
-    for isa in Isa::available() {
+    for isa in crate::available() {
         assert_eq!(Isa::choose(Some(isa.name())).unwrap(), isa);
     }
     for name in Isa::absent() {

@@ -4,8 +4,15 @@
 //! to compile a second time.
 #![allow(clippy::unwrap_used, reason = "a test ends where its ground gives way")]
 
+use drivetrain_kernels::{FORCE_VARIABLE, Isa};
+
 mod isa;
 mod random;
+
+/// The instruction sets to test: those of the machine, or up to what the variable says.
+fn available() -> impl Iterator<Item = Isa> {
+    Isa::choose(std::env::var(FORCE_VARIABLE).ok().as_deref()).unwrap().and_below()
+}
 
 #[path = "../../src/attention/tests.rs"]
 mod attention;
