@@ -64,6 +64,8 @@ pub(crate) struct Seat {
     /// Calls that it has.
     pub(crate) n_busy: u32,
     pub(crate) idle_since: Instant,
+    /// Whether it is given nothing more, and let go when it has answered what it was given.
+    pub(crate) is_leaving: bool,
 }
 
 impl Pool {
@@ -154,7 +156,8 @@ impl Pool {
                 return Err(none(""));
             }
             let free = state.seats.iter_mut().filter(|seat| {
-                seat.n_busy < seat.worker.max_in_flight() && seat.worker.is_usable()
+                let has_room = seat.n_busy < seat.worker.max_in_flight();
+                has_room && !seat.is_leaving && seat.worker.is_usable()
             });
             if let Some(seat) = free.min_by_key(|seat| seat.n_busy) {
                 seat.n_busy += 1;

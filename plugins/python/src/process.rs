@@ -1,5 +1,6 @@
 //! A child process in a group of its own, which is ended as a whole.
 
+use std::fs;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus};
@@ -44,6 +45,12 @@ impl Process {
         !matches!(waitid(WaitId::Pid(pid), look), Ok(None))
     }
 
+    /// Bytes of memory that it and what it started have for themselves: no pages of files, which they
+    /// share.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        if self.has_ended() { 0 } else { own_bytes(self.id(), 0) }
+    }
+
     /// Kills it and its group. After [`Self::reap`] nothing is left that its number stands for.
     pub(crate) fn kill(&self) {
         if let Some(pid) = self.pid.filter(|_| self.status.is_none()) {
@@ -66,6 +73,26 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.reap();
     }
+}
+
+/// How deep processes may lie below a worker to be counted.
+const DEEPEST: u32 = 8;
+
+/// Of a process and its descendants, as far as they can be seen.
+fn own_bytes(pid: u32, depth: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    let own = kib.unwrap_or(0) << 10;
+    if depth == DEEPEST {
+        return own;
+    }
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children: Vec<u32> = threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|text| text.split(' ').map_while(|c| c.parse().ok()).collect::<Vec<u32>>())
+        .collect();
+    own + children.into_iter().map(|child| own_bytes(child, depth + 1)).sum::<u64>()
 }
 
 /// How a process ended, in words that follow its name.
@@ -94,6 +121,25 @@ mod tests {
         assert_eq!(ending(process.reap()), "ended with exit code 3");
         assert!(process.has_ended());
         process.kill();
+    }
+
+    #[test]
+    fn memory_of_what_it_started_counts() {
+        let script = "read x; head -c 40000000 /dev/zero | tail | (read y; sleep 100)";
+        let mut process =
+            spawn(Command::new("sh").args(["-c", script]).stdin(Stdio::piped())).unwrap();
+        let before = process.own_bytes();
+        assert!(before < 10_000_000, "{before}");
+        let mut stdin = process.child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, b"\n").unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while process.own_bytes() < 40_000_000 {
+            assert!(std::time::Instant::now() < deadline, "{}", process.own_bytes());
+            sleep(Duration::from_millis(2));
+        }
+        process.kill();
+        process.reap();
+        assert_eq!(process.own_bytes(), 0);
     }
 
     #[test]

@@ -19,6 +19,9 @@ const MOST_IN_FLIGHT: u32 = 256;
 const DEGREE: &str = "tensor_parallel_degree";
 const DEGREES: &str = "a whole number from 1 to 1024, or max";
 
+/// The limit of a worker's memory.
+pub(crate) const MEMORY: &str = "max_worker_memory_mb";
+
 /// Most devices of a worker.
 const MOST_DEVICES: u32 = 1024;
 
@@ -54,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) max_workers: u32,
     /// How long a worker above the least may be idle.
     pub(crate) max_idle: Duration,
+    /// Most bytes of memory that a worker may have for itself.
+    pub(crate) max_bytes: Option<u64>,
     /// Failures in a row that are tolerated.
     pub(crate) retry_threshold: u32,
     /// Devices of each group of workers.
@@ -108,6 +113,9 @@ impl Settings {
             min_workers: min.unwrap_or(1).min(max_workers),
             max_workers,
             max_idle: options.seconds("max_idle_time", Duration::from_secs(60))?,
+            max_bytes: options
+                .number_in(MEMORY, 1..=u32::MAX, "megabytes, 1 or more")?
+                .map(|megabytes| u64::from(megabytes) << 20),
             retry_threshold: options.number("retry_threshold", count)?.unwrap_or(0),
             groups,
             has_adapters: options.flag("enable_lora")?,

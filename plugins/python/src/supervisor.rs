@@ -9,6 +9,7 @@ use drivetrain_engine::LogLevel;
 use crate::error::PythonError;
 use crate::everywhere;
 use crate::pool::{Pool, Seat, State};
+use crate::settings::MEMORY;
 use crate::worker::Worker;
 
 /// How often it is looked around when nothing happens.
@@ -95,7 +96,8 @@ fn start(pool: &Arc<Pool>, reserved: Reserved) -> Result<(), PythonError> {
             if state.is_closed {
                 worker.retire();
             }
-            state.seats.push(Seat { worker, group, n_busy: 0, idle_since: Instant::now() });
+            let idle_since = Instant::now();
+            state.seats.push(Seat { worker, group, n_busy: 0, idle_since, is_leaving: false });
             (state.n_failed_starts, state.start_error) = (0, None);
             Ok(())
         }
@@ -122,6 +124,7 @@ pub(crate) fn watch(pool: &Arc<Pool>) -> Result<(), PythonError> {
                 return;
             }
             state.seats.iter().for_each(|seat| seat.worker.look());
+            retire_large(&pool, &mut state);
             bury(&pool, &mut state);
             retire_idle(&pool, &mut state);
             let wanted = missing(&pool, &mut state);
@@ -156,6 +159,29 @@ fn bury(pool: &Pool, state: &mut State) {
             };
             pool.launch.services.log(LogLevel::Error, &format!("{text}; {next}"));
         }
+    }
+}
+
+/// Replaces workers that have more memory than they may: at once where it is a quarter more, else when
+/// they have answered what they were given.
+fn retire_large(pool: &Pool, state: &mut State) {
+    let Some(most) = pool.launch.settings.max_bytes else { return };
+    for seat in &mut state.seats {
+        let bytes = seat.worker.own_bytes();
+        if bytes <= most || seat.worker.end().is_some() {
+            continue;
+        }
+        let held = format!("held {} MB of memory, more than {MEMORY}={}", bytes >> 20, most >> 20);
+        if bytes > most + most / 4 && seat.n_busy > 0 {
+            seat.worker.kill(&format!("{held}, and was replaced"));
+        } else if !seat.is_leaving {
+            seat.is_leaving = true;
+            let text = format!("worker {} {held}, and is replaced", seat.worker.number());
+            pool.launch.services.log(LogLevel::Warn, &text);
+        }
+    }
+    for seat in state.seats.extract_if(.., |seat| seat.is_leaving && seat.n_busy == 0) {
+        seat.worker.retire();
     }
 }
 

@@ -228,6 +228,11 @@ impl Worker {
         }
     }
 
+    /// Bytes of memory that it and its processes have for themselves.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        lock(&self.process).own_bytes()
+    }
+
     /// Whether it ended because it was let go.
     pub(crate) fn is_retired(&self) -> bool {
         lock(&self.table).is_retired

@@ -11,6 +11,7 @@ mod arguments;
 mod entrants;
 mod machine;
 mod python;
+mod reads;
 mod report;
 mod rounds;
 mod runner;
@@ -24,8 +25,10 @@ use anyhow::{Context, Result, ensure};
 use drivetrain_benches::Work;
 
 use arguments::{Arguments, USAGE, is_chosen};
+use entrants::Family;
 use machine::Machine;
 use python::Python;
+use reads::Reads;
 use report::{Report, Section};
 use seats::Field;
 use workload::{Model, SMALL, WHOLE};
@@ -56,6 +59,13 @@ fn main() -> Result<()> {
     let path = out.join(name(&report, &arguments));
     for (model, works) in &chosen {
         let mut outcomes = Vec::new();
+        let reads = match model.family {
+            Family::Offloaded => {
+                let dir = python.form(model.shape, "hf")?;
+                Some(Reads::measure(&dir, arguments.n_threads)?)
+            }
+            _ => None,
+        };
         let sittings = field.sittings(model, &arguments, &python)?;
         report.n_busy = machine::busy_cores().unwrap_or(0.0).max(report.n_busy);
         if report.is_disturbed() {
@@ -68,7 +78,7 @@ fn main() -> Result<()> {
             let rounds = (idx, arguments.n_rounds);
             outcomes.extend(rounds::sit(model, works, rounds, seats, &mut field.missing)?);
         }
-        report.sections.push(Section { model: model.name, works: works.clone(), outcomes });
+        report.sections.push(Section { model: model.name, works: works.clone(), reads, outcomes });
         report.missing.clone_from(&field.missing);
         // After each model, so that a run that is cut short leaves something.
         report.write(&path)?;

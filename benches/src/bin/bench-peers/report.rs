@@ -9,6 +9,7 @@ use drivetrain_benches::{Task, Work};
 use serde_json::{Value, json};
 
 use crate::machine::Machine;
+use crate::reads::Reads;
 use crate::rounds::{Outcome, Times};
 use crate::statistics::Spread;
 
@@ -33,6 +34,8 @@ pub(crate) struct Report {
 pub(crate) struct Section {
     pub(crate) model: &'static str,
     pub(crate) works: Vec<(&'static str, Work)>,
+    /// The limit that reads set, where a part of the weights is on the disk.
+    pub(crate) reads: Option<Reads>,
     pub(crate) outcomes: Vec<Outcome>,
 }
 
@@ -91,8 +94,33 @@ impl Section {
             );
         }
         self.pairs(out, work_idx);
+        self.share_of_reads(out, work_idx);
         for (who, why) in absent {
             let _ = writeln!(out, "\nNot timed: {who}: {why}");
+        }
+    }
+
+    /// How near who generates comes to what reading the weights for each token takes.
+    fn share_of_reads(&self, out: &mut String, work_idx: usize) {
+        let (_, work) = &self.works[work_idx];
+        let Some(reads) = self.reads.filter(|_| work.task == Task::Generate) else { return };
+        let offloads = self.outcomes.iter().filter(|one| !one.is_yardstick());
+        let shares: Vec<String> = offloads
+            .filter_map(|outcome| {
+                let times = outcome.works.get(work_idx).filter(|times| times.reason.is_none())?;
+                let seconds = Spread::of(times.seconds.iter().copied())?.median;
+                Some(format!("{} {:.2}", outcome.label(), reads.share(work.n_new, seconds)))
+            })
+            .collect();
+        if !shares.is_empty() {
+            let _ = writeln!(
+                out,
+                "\nOf the tokens that reading alone would allow, {:.2} GB for each at {:.1} GB/s, \
+                 prompt included: {}.",
+                reads.bytes_per_pass as f64 / 1e9,
+                reads.bytes_per_second / 1e9,
+                shares.join(", ")
+            );
         }
     }
 
@@ -228,7 +256,7 @@ impl Report {
                 let works: Vec<&str> = section.works.iter().map(|(name, _)| *name).collect();
                 let outcomes: Vec<Value> =
                     section.outcomes.iter().map(|one| outcome(one, &works)).collect();
-                json!({ "model": section.model, "entrants": outcomes })
+                json!({ "model": section.model, "reads": section.reads, "entrants": outcomes })
             })
             .collect();
         let missing: Vec<Value> =
@@ -316,7 +344,7 @@ mod tests {
             outcome("fast", true, &[1.0, 4.0, 1.0]),
             failed,
         ];
-        let section = Section { model: "m", works, outcomes };
+        let section = Section { model: "m", works, reads: None, outcomes };
         let mut page = String::new();
         section.work(&mut page, 0);
         assert!(

@@ -205,6 +205,10 @@ const PYTHON: &[Key] = &[
     Key::passed("enable_venv", "Make a virtual environment for the model"),
     Key::passed("async_mode", "The handler answers many requests at a time"),
     Key::passed(
+        "max_worker_memory_mb",
+        "Most memory that a Python worker may have for itself, in megabytes; one with more is replaced",
+    ),
+    Key::passed(
         "max_in_flight",
         "Most requests at a time of a Python worker; unset, 64 for an `async def`, else 1, or what \
          the handler says with `@concurrent(n)`",

@@ -97,6 +97,37 @@ def handle(inputs):
     assert_eq!(server.get("/ping").unwrap().status, 200);
 }
 
+/// A handler that leaks 20 MB a request, or 400 MB in one.
+#[test]
+fn a_worker_that_leaks_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "
+import os, time
+from djl_python import Output
+kept = []
+def handle(inputs):
+    if inputs.is_empty(): return None
+    much = inputs.get_as_string() == 'much'
+    kept.append(bytearray(os.urandom(1 << 20)) * (400 if much else 20))
+    time.sleep(20 if much else 0.3)
+    return Output().add(str(os.getpid()))
+";
+    let properties = "option.max_worker_memory_mb=150\nminWorkers=1\nmaxWorkers=1\n";
+    let server = serve(&[model(folder.path(), "m", properties, script)], &[]);
+    let mut pids = HashSet::new();
+    for _ in 0..20 {
+        let reply = ask(&server, "little");
+        assert_eq!(reply.status, 200, "{}\n{}", text(&reply), server.log());
+        pids.insert(text(&reply));
+    }
+    assert!((2..=6).contains(&pids.len()), "{pids:?}\n{}", server.log());
+    assert!(server.log().contains("more than max_worker_memory_mb=150, and is replaced"));
+    let reply = ask(&server, "much");
+    let body = text(&reply);
+    assert!(reply.status == 500 && body.contains("more than max_worker_memory_mb"), "{body}");
+    assert_eq!(ask(&server, "little").status, 200);
+}
+
 #[test]
 fn requests_are_answered_together() {
     let folder = tempfile::tempdir().unwrap();
