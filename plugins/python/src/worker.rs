@@ -36,6 +36,10 @@ const MAX_WAITING_BYTES: u64 = 1 << 30;
 /// How long a process whose socket has closed is given to end by itself.
 const ENDING: Duration = Duration::from_millis(500);
 
+/// How long what a worker printed before it was ended may take to be in the log: a process of its own that
+/// it left behind may hold the pipe open.
+const PRINTING: Duration = Duration::from_secs(1);
+
 /// How long a worker may leave what is sent to it unread.
 const UNREAD_LIMIT: Duration = Duration::from_secs(60);
 
@@ -134,15 +138,21 @@ impl Worker {
             waiting: Arc::default(),
         });
         let no_thread = failed("it could not be given a thread");
-        let started = print(out, &title, LogLevel::Info, &launch.services)
-            .and_then(|()| print(err, &title, LogLevel::Warn, &launch.services))
+        let (printing, printed) = sync_channel(0);
+        let started = print(out, (&title, LogLevel::Info), &launch.services, printing.clone())
+            .and_then(|()| print(err, (&title, LogLevel::Warn), &launch.services, printing))
             .and_then(|()| {
                 let worker = Arc::clone(&worker);
                 let thread = thread::Builder::new().name(format!("{title} reads"));
                 thread.spawn(move || worker.receive(reader, on_end)).map(drop)
             });
         started.inspect_err(|_| worker.kill("could not be given a thread")).map_err(no_thread)?;
-        worker.load(launch, &loading, is_unwanted)?;
+        let loaded = worker.load(launch, &loading, is_unwanted);
+        // Why it failed is in what it printed, and the server may end for it.
+        if loaded.is_err() {
+            let _ = printed.recv_timeout(PRINTING);
+        }
+        loaded?;
         Ok(worker)
     }
 
@@ -423,16 +433,21 @@ fn spawn(launch: &Launch, group: &[u32], socket: UnixStream) -> io::Result<Proce
     process::spawn(&mut command)
 }
 
+/// Puts what comes from a pipe into the log, on a thread that drops `printing` at its end.
 fn print(
     from: Option<impl Read + Send + 'static>,
-    title: &str,
-    level: LogLevel,
+    (title, level): (&str, LogLevel),
     services: &Services,
+    printing: SyncSender<()>,
 ) -> io::Result<()> {
     let Some(from) = from else { return Ok(()) };
     let (owned, services) = (title.to_owned(), services.clone());
     let thread = thread::Builder::new().name(format!("{title} prints"));
-    thread.spawn(move || output::pump(from, &owned, level, &services)).map(drop)
+    let run = move || {
+        output::pump(from, &owned, level, &services);
+        drop(printing);
+    };
+    thread.spawn(run).map(drop)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
