@@ -1,8 +1,9 @@
-//! `cargo xtask serve | test | dist | bench-peers`: builds, serves, tests, lays out and compares
-//! Drivetrain.
+//! `cargo xtask serve | test | dist | check-cuda | bench-peers`: builds, serves, tests, lays out and
+//! compares Drivetrain.
 #![forbid(unsafe_code)]
 
 mod bench_peers;
+mod check_cuda;
 mod dist;
 mod process;
 mod serve;
@@ -18,6 +19,7 @@ cargo xtask COMMAND
   test [FILTER ...] format, lints, documentation and the whole test suite; a filter runs only the
                     tests whose names contain it
   dist --out DIR    DIR/bin/drivetrain, DIR/lib/drivetrain/plugins/*, DIR/share/drivetrain/models/*
+  check-cuda        checks the engine `accelerate` with its feature `cuda`, without a toolkit, too
   bench-peers [OPTION ...]
                     the engines against other libraries, which it installs into a cache; `--help` lists
                     the options, `--small` is a quick look";
@@ -30,6 +32,7 @@ fn main() -> Result<()> {
         (Some("serve"), args) => serve::serve(args),
         (Some("test"), filters) => test::test(filters),
         (Some("dist"), [flag, out]) if flag == "--out" => dist::dist(out.as_ref()),
+        (Some("check-cuda"), []) => check_cuda::check_cuda(),
         (Some("bench-peers"), args) => bench_peers::bench_peers(args),
         (None | Some("help" | "-h" | "--help"), _) => {
             println!("{USAGE}");
