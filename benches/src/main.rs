@@ -11,6 +11,7 @@ use std::num::NonZeroUsize;
 use anyhow::Context;
 use drivetrain_kernels::{Cpu, FORCE_VARIABLE, Isa, Pool};
 
+mod attention;
 mod blocks;
 mod matmul;
 mod timing;
@@ -29,5 +30,7 @@ fn main() -> anyhow::Result<()> {
     println!("{isa}, {n_threads} threads");
     timing::pool(&pool);
     matmul::run(isa, &pool, &filter)?;
-    blocks::run(Cpu { isa, pool: &pool }, &filter)
+    let cpu = Cpu { isa, pool: &pool };
+    attention::run(cpu, &filter)?;
+    blocks::run(cpu, &filter)
 }

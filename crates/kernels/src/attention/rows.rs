@@ -10,9 +10,6 @@ use crate::vector::{Arithmetic, Simd, load, math, store};
 /// Keys of a pass: their keys and values are in the first-level cache for all rows.
 const KEYS: usize = 4 * TOKENS_PER_BLOCK;
 
-/// Rows whose scores are summed in registers at once.
-const AT_ONCE: usize = 4;
-
 /// An attention that is under way.
 pub(super) struct Job<'a> {
     pub(super) attention: &'a Attention<'a>,
@@ -69,10 +66,38 @@ elements! {
     Byte: i8, load_i8, true;
 }
 
-/// What is known of each row so far: the largest score, and the sum of exponentials less it.
-struct Running {
-    largest: [f32; ROWS],
-    total: [f32; ROWS],
+/// A query of one head, and what is known of its softmax so far.
+#[derive(Clone, Copy)]
+struct Row {
+    /// Its row of the batch.
+    batch_row: usize,
+    head: usize,
+    position: usize,
+    /// The first key that it sees, and the one after the last.
+    first: usize,
+    end: usize,
+    /// `[head_dim]`.
+    query: *const f32,
+    /// Where its output begins.
+    output_at: usize,
+    /// The largest score.
+    largest: f32,
+    /// The sum of exponentials of scores less the largest.
+    total: f32,
+}
+
+impl Row {
+    const NONE: Self = Self {
+        batch_row: 0,
+        head: 0,
+        position: 0,
+        first: 0,
+        end: 0,
+        query: std::ptr::null(),
+        output_at: 0,
+        largest: f32::MIN,
+        total: 0.0,
+    };
 }
 
 impl Arithmetic for Unit<'_> {
@@ -90,13 +115,9 @@ impl Arithmetic for Unit<'_> {
 }
 
 impl Unit<'_> {
-    /// The row of the batch, its head, and its position.
     #[inline(always)]
-    fn place(&self, row: usize) -> (usize, usize, usize) {
-        let group = self.heads.end - self.heads.start;
-        let token = row / group;
-        let head = self.heads.start + row % group;
-        (self.segment.first_row + token, head, self.segment.first_position + token)
+    fn head_dim(&self) -> usize {
+        self.job.cache.shape().head_dim
     }
 
     /// The keys that a query at `position` sees.
@@ -111,40 +132,63 @@ impl Unit<'_> {
         }
     }
 
+    /// A row of the segment, of which nothing is known yet.
+    #[inline(always)]
+    fn row(&self, row: usize) -> Row {
+        let n_heads = self.heads.end - self.heads.start;
+        let (token, head) = (row / n_heads, self.heads.start + row % n_heads);
+        let (batch_row, position) =
+            (self.segment.first_row + token, self.segment.first_position + token);
+        let sees = self.sees(position);
+        Row {
+            batch_row,
+            head,
+            position,
+            first: sees.start,
+            end: sees.end,
+            query: self.job.queries.head(batch_row, head, self.head_dim()).as_ptr(),
+            output_at: (batch_row * self.job.attention.n_heads + head) * self.head_dim(),
+            ..Row::NONE
+        }
+    }
+
     /// The part of the output that is a row's.
     #[inline(always)]
     #[expect(clippy::mut_from_ref, reason = "a unit takes one row at a time")]
-    fn output(&self, row: usize) -> &mut [f32] {
-        let head_dim = self.job.cache.shape().head_dim;
-        let (batch_row, head, _) = self.place(row);
-        let at = (batch_row * self.job.attention.n_heads + head) * head_dim;
+    fn output(&self, row: &Row) -> &mut [f32] {
         // SAFETY: a row of a head belongs to one unit, and a unit to one thread.
-        unsafe { self.job.output.take(at..at + head_dim) }
+        unsafe { self.job.output.take(row.output_at..row.output_at + self.head_dim()) }
     }
 
     #[inline(always)]
     fn compute<S: Simd, E: Element>(&self, s: S) {
-        self.rows.clone().for_each(|row| self.output(row).fill(0.0));
-        let mut running = Running { largest: [f32::MIN; ROWS], total: [0.0; ROWS] };
-        let first = self.sees(self.place(self.rows.start).2);
-        let last = self.sees(self.place(self.rows.end - 1).2);
-        let mut start = first.start / KEYS * KEYS;
-        while start < last.end {
-            let keys = start..(start + KEYS).min(last.end);
-            let mut row = self.rows.start;
-            while row < self.rows.end {
-                let n = if self.rows.end - row >= AT_ONCE { AT_ONCE } else { 1 };
-                match n {
-                    AT_ONCE => self.pass::<S, E, AT_ONCE>(s, row, keys.clone(), &mut running),
-                    _ => self.pass::<S, E, 1>(s, row, keys.clone(), &mut running),
-                }
-                row += n;
+        let mut all = [Row::NONE; ROWS];
+        let rows = &mut all[..self.rows.len()];
+        for (row, idx) in rows.iter_mut().zip(self.rows.clone()) {
+            *row = self.row(idx);
+            self.output(row).fill(0.0);
+        }
+        // Later tokens see no earlier keys first, and no earlier ones last.
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return };
+        let (mut start, end) = (first.first / KEYS * KEYS, last.end);
+        while start < end {
+            let keys = start..(start + KEYS).min(end);
+            // Sums for 12 registers, or for 8 chains of additions, which wait for themselves.
+            let (sixes, left) = rows.as_chunks_mut();
+            for rows in sixes {
+                self.pass::<S, E, 6, 2, 2>(s, rows, keys.clone());
+            }
+            let (threes, left) = left.as_chunks_mut();
+            for rows in threes {
+                self.pass::<S, E, 3, 4, 4>(s, rows, keys.clone());
+            }
+            for row in left.as_chunks_mut().0 {
+                self.pass::<S, E, 1, 8, 8>(s, row, keys.clone());
             }
             start += KEYS;
         }
-        for row in self.rows.clone() {
-            let total = running.total[row - self.rows.start];
-            let factor = s.splat(if total == 0.0 { 0.0 } else { 1.0 / total });
+        for row in rows {
+            let factor = s.splat(if row.total == 0.0 { 0.0 } else { 1.0 / row.total });
             for part in self.output(row).chunks_mut(S::LANES) {
                 let y = s.mul(load(s, part), factor);
                 store(s, part, y);
@@ -152,28 +196,26 @@ impl Unit<'_> {
         }
     }
 
-    /// A few rows and keys: scores, the softmax so far, and the values' sum.
+    /// `R` rows and some keys: scores, of `N` vectors of keys at once, the softmax so far, and the values'
+    /// sum, of `V` vectors at once.
     #[inline(always)]
-    fn pass<S: Simd, E: Element, const R: usize>(
+    fn pass<S: Simd, E: Element, const R: usize, const N: usize, const V: usize>(
         &self,
         s: S,
-        row: usize,
+        rows: &mut [Row; R],
         keys: Range<usize>,
-        running: &mut Running,
     ) {
         let mut scores = [[0.0_f32; KEYS]; R];
-        for (block, start) in keys.clone().step_by(TOKENS_PER_BLOCK).enumerate() {
-            let stored = self.segment.blocks[start / TOKENS_PER_BLOCK];
-            let (from, _) = self.job.cache.block::<E::Stored>(stored, self.kv_head);
-            self.multiply::<S, E, R>(s, row, from, (&mut scores, block * TOKENS_PER_BLOCK));
+        for start in keys.clone().step_by(N * S::LANES) {
+            self.multiply::<S, E, R, N>(s, rows, (start, &keys), &mut scores);
         }
-        for (idx, scores) in scores.iter_mut().enumerate() {
-            self.softmax(s, row + idx, (scores, keys.clone()), running);
+        for (row, scores) in rows.iter_mut().zip(&mut scores) {
+            self.softmax(s, row, (scores, keys.clone()));
         }
         if E::HAS_SCALES {
             self.scale_values::<S, E, R>(s, keys.clone(), &mut scores);
         }
-        self.add_values::<S, E, R>(s, row, (&scores, keys));
+        self.add_values::<S, E, R, V>(s, rows, (&scores, keys));
     }
 
     /// Exponentials times the scales of their values.
@@ -185,9 +227,7 @@ impl Unit<'_> {
         scores: &mut [[f32; KEYS]; R],
     ) {
         for (block, start) in keys.step_by(TOKENS_PER_BLOCK).enumerate() {
-            let stored = self.segment.blocks[start / TOKENS_PER_BLOCK];
-            let (_, values) = self.job.cache.block::<E::Stored>(stored, self.kv_head);
-            let scales = self.job.cache.scales(values);
+            let scales = self.job.cache.scales(self.values::<E>(start));
             for lane in (0..TOKENS_PER_BLOCK).step_by(S::LANES) {
                 // SAFETY: a block has 16 scales. Those beyond the last key may be anything, and their
                 // exponentials are not looked at.
@@ -201,52 +241,55 @@ impl Unit<'_> {
         }
     }
 
-    /// Products of `R` queries with a block of keys.
+    /// The block of values that has that of `key`.
     #[inline(always)]
-    fn multiply<S: Simd, E: Element, const R: usize>(
+    fn values<E: Element>(&self, key: usize) -> *const E::Stored {
+        let block = self.segment.blocks[key / TOKENS_PER_BLOCK];
+        self.job.cache.block::<E::Stored>(block, self.kv_head).1
+    }
+
+    /// Products of `R` queries with `N` vectors of keys from key `start` on. Of a pass that ends before,
+    /// the last block is multiplied again; those products are beyond the last key.
+    #[inline(always)]
+    fn multiply<S: Simd, E: Element, const R: usize, const N: usize>(
         &self,
         s: S,
-        row: usize,
-        keys: *const E::Stored,
-        (scores, at): (&mut [[f32; KEYS]; R], usize),
+        rows: &[Row; R],
+        (start, pass): (usize, &Range<usize>),
+        scores: &mut [[f32; KEYS]; R],
     ) {
-        let head_dim = self.job.cache.shape().head_dim;
-        let queries: [&[f32]; R] = std::array::from_fn(|idx| {
-            let (batch_row, head, _) = self.place(row + idx);
-            self.job.queries.head(batch_row, head, head_dim)
+        let queries = rows.each_ref().map(|row| row.query);
+        let blocks: [*const E::Stored; N] = std::array::from_fn(|n| {
+            let key = (start + n * S::LANES).min(pass.end - 1);
+            let block = self.segment.blocks[key / TOKENS_PER_BLOCK];
+            self.job.cache.block::<E::Stored>(block, self.kv_head).0
         });
-        for lane in (0..TOKENS_PER_BLOCK).step_by(2 * S::LANES) {
-            // A block is two vectors, or one of 512 bits.
-            let halves = if TOKENS_PER_BLOCK > S::LANES { 2 } else { 1 };
-            let mut sums = [[s.splat(0.0); 2]; R];
-            for at in 0..head_dim {
-                let from = keys.wrapping_add(at * TOKENS_PER_BLOCK + lane);
-                // SAFETY: a block has 16 keys for each element.
-                let low = unsafe { E::load(s, from) };
-                let high = match halves {
-                    1 => low,
-                    // SAFETY: as above.
-                    _ => unsafe { E::load(s, from.wrapping_add(S::LANES)) },
-                };
-                for ([first, second], query) in sums.iter_mut().zip(queries) {
-                    let q = s.splat(query[at]);
-                    *first = s.fma(q, low, *first);
-                    if halves == 2 {
-                        *second = s.fma(q, high, *second);
-                    }
+        let lane = |n: usize| (start + n * S::LANES) % TOKENS_PER_BLOCK;
+        let from: [*const E::Stored; N] = std::array::from_fn(|n| blocks[n].wrapping_add(lane(n)));
+        let mut sums = [[s.splat(0.0); R]; N];
+        for at in 0..self.head_dim() {
+            // SAFETY: a block has 16 keys for each element.
+            let keys: [S::F; N] = std::array::from_fn(|n| unsafe {
+                E::load(s, from[n].wrapping_add(at * TOKENS_PER_BLOCK))
+            });
+            for (r, query) in queries.into_iter().enumerate() {
+                // SAFETY: a query has that many elements.
+                let x = s.splat(unsafe { *query.add(at) });
+                for (sums, keys) in sums.iter_mut().zip(keys) {
+                    sums[r] = s.fma(x, keys, sums[r]);
                 }
             }
-            for (scores, sums) in scores.iter_mut().zip(sums) {
-                let scores = &mut scores[at + lane..at + TOKENS_PER_BLOCK];
-                for (half, (part, sum)) in scores.chunks_mut(S::LANES).zip(sums).enumerate() {
-                    let mut sum = sum;
-                    if E::HAS_SCALES {
-                        let scales = self.job.cache.scales(keys);
-                        // SAFETY: a block has 16 scales.
-                        sum = s.mul(sum, unsafe { s.load(scales.add(lane + half * S::LANES)) });
-                    }
-                    store(s, part, sum);
+        }
+        for (n, sums) in sums.iter().enumerate() {
+            let to = start - pass.start + n * S::LANES;
+            for (scores, sum) in scores.iter_mut().zip(sums) {
+                let mut sum = *sum;
+                if E::HAS_SCALES {
+                    let scales = self.job.cache.scales(blocks[n]).wrapping_add(lane(n));
+                    // SAFETY: a block has 16 scales.
+                    sum = s.mul(sum, unsafe { s.load(scales) });
                 }
+                store(s, &mut scores[to..to + S::LANES], sum);
             }
         }
     }
@@ -256,21 +299,16 @@ impl Unit<'_> {
     fn softmax<S: Simd>(
         &self,
         s: S,
-        row: usize,
+        row: &mut Row,
         (scores, keys): (&mut [f32; KEYS], Range<usize>),
-        running: &mut Running,
     ) {
-        let (batch_row, head, position) = self.place(row);
-        let sees = self.sees(position);
-        let at = row - self.rows.start;
-        if sees.end <= keys.start || sees.start >= keys.end {
+        if row.end <= keys.start || row.first >= keys.end {
             scores.fill(0.0);
             return;
         }
         let mut bias = [0.0_f32; KEYS];
-        let has_bias = self.bias((batch_row, head, position), keys.clone(), &mut bias);
+        let has_bias = self.bias(row, keys.clone(), &mut bias);
         let scale = s.splat(self.job.attention.scale);
-        let mut largest = s.splat(f32::MIN);
         for (part, bias) in scores.chunks_exact_mut(S::LANES).zip(bias.chunks_exact(S::LANES)) {
             let mut score = s.mul(load(s, part), scale);
             if let Some(cap) = self.job.attention.soft_cap {
@@ -283,12 +321,13 @@ impl Unit<'_> {
             store(s, part, score);
         }
         // What lies outside is no score: it may be another sequence's or was never written.
-        scores[..sees.start.saturating_sub(keys.start)].fill(f32::NEG_INFINITY);
-        scores[sees.end.min(keys.end) - keys.start..].fill(f32::NEG_INFINITY);
+        scores[..row.first.saturating_sub(keys.start)].fill(f32::NEG_INFINITY);
+        scores[row.end.min(keys.end) - keys.start..].fill(f32::NEG_INFINITY);
+        let mut largest = s.splat(f32::MIN);
         for part in scores.chunks_exact(S::LANES) {
             largest = s.max(load(s, part), largest);
         }
-        let before = running.largest[at];
+        let before = row.largest;
         let largest = before.max(s.largest(largest));
         let mut sums = s.splat(0.0);
         for part in scores.chunks_exact_mut(S::LANES) {
@@ -300,24 +339,20 @@ impl Unit<'_> {
             let mut factor = [0.0; 16];
             // SAFETY: a vector has at most 16 lanes.
             unsafe { s.store(factor.as_mut_ptr(), math::exp(s, s.splat(before - largest))) };
-            running.total[at] *= factor[0];
-            running.largest[at] = largest;
+            row.total *= factor[0];
+            row.largest = largest;
             for part in self.output(row).chunks_mut(S::LANES) {
                 let y = s.mul(load(s, part), s.splat(factor[0]));
                 store(s, part, y);
             }
         }
-        running.total[at] += s.sum(sums);
+        row.total += s.sum(sums);
     }
 
     /// The bias of a query and some keys; false where there is none.
     #[inline(always)]
-    fn bias(
-        &self,
-        (batch_row, head, position): (usize, usize, usize),
-        keys: Range<usize>,
-        to: &mut [f32; KEYS],
-    ) -> bool {
+    fn bias(&self, row: &Row, keys: Range<usize>, to: &mut [f32; KEYS]) -> bool {
+        let Row { batch_row, head, position, .. } = *row;
         let to = &mut to[..keys.len()];
         match self.job.attention.bias {
             PositionBias::None => return false,
@@ -348,23 +383,24 @@ impl Unit<'_> {
 
     /// Adds to the output of `R` rows the values of some keys, each times its exponential.
     #[inline(always)]
-    fn add_values<S: Simd, E: Element, const R: usize>(
+    fn add_values<S: Simd, E: Element, const R: usize, const V: usize>(
         &self,
         s: S,
-        row: usize,
+        rows: &[Row; R],
         (scores, keys): (&[[f32; KEYS]; R], Range<usize>),
     ) {
-        let head_dim = self.job.cache.shape().head_dim;
-        let whole = head_dim / (2 * S::LANES) * (2 * S::LANES);
-        for column in (0..whole).step_by(2 * S::LANES) {
-            self.columns::<S, E, R, 2>(s, row, column, (scores, keys.clone()));
+        let head_dim = self.head_dim();
+        let mut column = 0;
+        while head_dim - column >= V * S::LANES {
+            self.columns::<S, E, R, V>(s, rows, column, (scores, keys.clone()));
+            column += V * S::LANES;
         }
-        for column in (whole..head_dim).step_by(S::LANES) {
-            if head_dim - column >= S::LANES {
-                self.columns::<S, E, R, 1>(s, row, column, (scores, keys.clone()));
-            } else {
-                self.last_columns::<S, E, R>(s, row, column, (scores, keys.clone()));
-            }
+        while head_dim - column >= S::LANES {
+            self.columns::<S, E, R, 1>(s, rows, column, (scores, keys.clone()));
+            column += S::LANES;
+        }
+        if column < head_dim {
+            self.last_columns::<S, E, R>(s, rows, column, (scores, keys));
         }
     }
 
@@ -373,35 +409,50 @@ impl Unit<'_> {
     fn columns<S: Simd, E: Element, const R: usize, const V: usize>(
         &self,
         s: S,
-        row: usize,
+        rows: &[Row; R],
         column: usize,
         (scores, keys): (&[[f32; KEYS]; R], Range<usize>),
     ) {
-        let head_dim = self.job.cache.shape().head_dim;
+        let head_dim = self.head_dim();
         let mut sums = [[s.splat(0.0); V]; R];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let output = &self.output(row + r)[column..column + V * S::LANES];
+        for (row, sums) in rows.iter().zip(&mut sums) {
+            let output = &self.output(row)[column..column + V * S::LANES];
             for (part, sum) in output.chunks_exact(S::LANES).zip(sums) {
                 *sum = load(s, part);
             }
         }
-        for (idx, key) in keys.enumerate() {
-            let stored = self.segment.blocks[key / TOKENS_PER_BLOCK];
-            let (_, values) = self.job.cache.block::<E::Stored>(stored, self.kv_head);
-            let from = values.wrapping_add(key % TOKENS_PER_BLOCK * head_dim + column);
-            let values: [S::F; V] = std::array::from_fn(|v| {
+        let mut exponentials = scores.each_ref().map(|scores| scores.as_ptr());
+        for start in keys.clone().step_by(TOKENS_PER_BLOCK) {
+            let mut from = self.values::<E>(start).wrapping_add(column);
+            for _ in start..keys.end.min(start + TOKENS_PER_BLOCK) {
                 // SAFETY: the row of values has these columns.
-                unsafe { E::load(s, from.wrapping_add(v * S::LANES)) }
-            });
-            for (sums, scores) in sums.iter_mut().zip(scores) {
-                let score = s.splat(scores[idx]);
-                for (sum, value) in sums.iter_mut().zip(values) {
-                    *sum = s.fma(score, value, *sum);
+                let value = |v: usize| unsafe { E::load(s, from.wrapping_add(v * S::LANES)) };
+                // SAFETY: a row has a score for each key of a pass.
+                let x = |r: usize| s.splat(unsafe { *exponentials[r] });
+                // Of the two, the fewer stay in registers.
+                if R > V {
+                    let values: [S::F; V] = std::array::from_fn(value);
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let x = x(r);
+                        for (sum, value) in sums.iter_mut().zip(values) {
+                            *sum = s.fma(x, value, *sum);
+                        }
+                    }
+                } else {
+                    let x: [S::F; R] = std::array::from_fn(x);
+                    for v in 0..V {
+                        let value = value(v);
+                        for (sums, x) in sums.iter_mut().zip(x) {
+                            sums[v] = s.fma(x, value, sums[v]);
+                        }
+                    }
                 }
+                from = from.wrapping_add(head_dim);
+                exponentials = exponentials.map(|of| of.wrapping_add(1));
             }
         }
-        for (r, sums) in sums.iter().enumerate() {
-            let output = &mut self.output(row + r)[column..column + V * S::LANES];
+        for (row, sums) in rows.iter().zip(&sums) {
+            let output = &mut self.output(row)[column..column + V * S::LANES];
             for (part, sum) in output.chunks_exact_mut(S::LANES).zip(sums) {
                 store(s, part, *sum);
             }
@@ -413,19 +464,15 @@ impl Unit<'_> {
     fn last_columns<S: Simd, E: Element, const R: usize>(
         &self,
         s: S,
-        row: usize,
+        rows: &[Row; R],
         column: usize,
         (scores, keys): (&[[f32; KEYS]; R], Range<usize>),
     ) {
-        let head_dim = self.job.cache.shape().head_dim;
+        let head_dim = self.head_dim();
         let n = head_dim - column;
-        let mut sums = [s.splat(0.0); R];
-        for (r, sum) in sums.iter_mut().enumerate() {
-            *sum = load(s, &self.output(row + r)[column..]);
-        }
+        let mut sums = rows.each_ref().map(|row| load(s, &self.output(row)[column..]));
         for (idx, key) in keys.enumerate() {
-            let stored = self.segment.blocks[key / TOKENS_PER_BLOCK];
-            let (_, values) = self.job.cache.block::<E::Stored>(stored, self.kv_head);
+            let values = self.values::<E>(key);
             let from = values.wrapping_add(key % TOKENS_PER_BLOCK * head_dim + column);
             let mut copy = [const { std::mem::MaybeUninit::<E::Stored>::zeroed() }; 16];
             // SAFETY: the row of values has `n` columns from here, fewer than a vector has lanes.
@@ -436,8 +483,8 @@ impl Unit<'_> {
                 *sum = s.fma(s.splat(scores[idx]), value, *sum);
             }
         }
-        for (r, sum) in sums.iter().enumerate() {
-            store(s, &mut self.output(row + r)[column..], *sum);
+        for (row, sum) in rows.iter().zip(&sums) {
+            store(s, &mut self.output(row)[column..], *sum);
         }
     }
 }
