@@ -1,5 +1,7 @@
 //! A model's files, opened and held against its architecture.
 
+use std::path::{Path, PathBuf};
+
 use drivetrain_artifacts::{ModelConfig, ModelDir, QuantizationMethod, UnpackOptions, Weights};
 use drivetrain_engine::{EngineError, LoadRequest, LogLevel};
 use drivetrain_transformer::{AdapterFiles, Architecture, CanonicalWeights};
@@ -14,7 +16,7 @@ pub struct ModelFiles {
     weights: Weights,
     adapter: Option<AdapterFiles>,
     /// The directory, which archives were unpacked to and which lives as long as this.
-    _dir: ModelDir,
+    dir: ModelDir,
 }
 
 impl ModelFiles {
@@ -33,7 +35,7 @@ impl ModelFiles {
         check_quantize(request, &weights)?;
         let adapter = request.adapter_dir.map(AdapterFiles::open).transpose();
         let adapter = adapter.map_err(|error| model_error(&error))?;
-        Ok(Self { architecture, weights, adapter, _dir: dir })
+        Ok(Self { architecture, weights, adapter, dir })
     }
 
     /// The weights under their canonical names, with what the adapter of the request makes of them.
@@ -48,6 +50,18 @@ impl ModelFiles {
             None => CanonicalWeights::new(&self.architecture, &self.weights),
         }
         .map_err(|error| model_error(&error))
+    }
+
+    /// The directory that has the files, or that an archive was unpacked to.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The files that weights, and their meaning, are read from; an adapter's aside.
+    pub fn sources(&self) -> Vec<PathBuf> {
+        let config = self.dir.path().join("config.json");
+        let config = Some(config).filter(|path| path.is_file());
+        self.weights.files().iter().cloned().chain(config).collect()
     }
 
     /// Says in the log which tensors of the files nothing is computed with.

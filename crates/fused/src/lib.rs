@@ -31,6 +31,7 @@ mod loading;
 mod model;
 mod norm;
 mod options;
+mod packed;
 mod pass;
 mod share;
 mod stack;

@@ -13,13 +13,16 @@ use half::{bf16, f16};
 use crate::embedding::{Table, TableValues};
 use crate::linear::{Linear, Pad, Part, Weights};
 use crate::options::WeightForm;
+use crate::packed::PackedFile;
 use crate::share::ModelShare;
 use crate::step::compute;
 
 mod groups;
+mod kept;
 mod stacks;
 
 pub(crate) use groups::{group_format, note_of_groups};
+use kept::Kept;
 
 const STAGE: &str = "loading weights";
 
@@ -34,6 +37,8 @@ pub(crate) struct Loader<'a, 'l> {
     pub(crate) dim: usize,
     /// Bytes that all ranks have read.
     pub(crate) done: &'l AtomicU64,
+    /// Weights that an earlier start packed, or a file for those of this one.
+    pub(crate) packed: Option<&'l PackedFile>,
 }
 
 /// Which part of a tensor is loaded.
@@ -327,22 +332,26 @@ impl<'a> Loader<'a, '_> {
         let n_in = self.get(&names[0])?.shape().last().copied().unwrap_or(1);
         let format = self.encoding(&names, n_in)?;
         let block_len = format.map_or(1, BlockFormat::block_len);
-        let mut values = Vec::new();
-        for (name, (_, cut)) in names.iter().zip(modules) {
-            values.push(self.in_place(name, &cut.to_blocks(block_len))?);
-        }
-        let sources: Vec<Source<'_>> = values.iter().map(Values::source).collect();
-        let n_rows: usize = parts.iter().map(|part| part.rows.len()).sum();
-        let n_in = sources.iter().map(|source| source.len()).sum::<usize>() / n_rows.max(1);
+        let cuts: Vec<Cut> = modules.iter().map(|(_, cut)| cut.to_blocks(block_len)).collect();
+        let n_rows = parts.iter().map(|part| part.rows.len()).sum();
+        let n_in = cuts[0].of(self.get(&names[0])?.shape()).1.len();
+        let kept = Kept { names: &names, cuts: &cuts, shape: (n_rows, n_in) };
+        let values = || -> Loaded<Vec<Values<'a>>> {
+            names.iter().zip(&cuts).map(|(name, cut)| self.in_place(name, cut)).collect()
+        };
         let weights = match format {
-            Some(format) => {
-                let matrix = BlockMatrix::encode(format, self.cpu.pool, &sources, n_in);
-                Weights::Blocks(matrix.map_err(compute)?)
-            }
+            Some(format) => Weights::Blocks(self.kept_blocks(&kept, format, || {
+                let values = values()?;
+                let sources: Vec<Source<'_>> = values.iter().map(Values::source).collect();
+                BlockMatrix::encode(format, self.cpu.pool, &sources, n_in).map_err(compute)
+            })?),
             None => {
                 let precision = self.precision(&names)?;
-                let matrix = Matrix::pack(self.cpu, &sources, n_in, precision);
-                Weights::Packed(matrix.map_err(compute)?)
+                Weights::Packed(self.kept_matrix(&kept, (precision, false), || {
+                    let values = values()?;
+                    let sources: Vec<Source<'_>> = values.iter().map(Values::source).collect();
+                    Matrix::pack(self.cpu, &sources, n_in, precision).map_err(compute)
+                })?)
             }
         };
         self.release(&names)?;

@@ -23,6 +23,7 @@ use crate::head::Head;
 use crate::load::{Cut, Loader, note_of_groups, planned_bytes};
 use crate::model::{FusedModel, RankedWeights, WeightsOfFiles, join};
 use crate::options::{LoadOptions, WeightForm};
+use crate::packed::{PackedFile, PackedKey};
 use crate::pass::{ModelWeights, RankState};
 use crate::share::{ModelShare, Share, most_ranks};
 
@@ -65,9 +66,15 @@ pub fn load(request: &LoadRequest<'_>, settings: &Settings) -> Result<LoadedMode
         let n_threads = NonZeroUsize::new(n_threads).unwrap_or(NonZeroUsize::MIN);
         pools.push(Pool::new(n_threads).map_err(no_threads)?);
     }
-    let ranks = Ranks { shares: &shares, pools: &pools, team: team.as_ref(), isa };
+    let packed = packed_file(request, &files, settings, isa);
+    let packed_ref = packed.as_ref();
+    let ranks =
+        Ranks { shares: &shares, pools: &pools, team: team.as_ref(), isa, packed: packed_ref };
     let weights =
         WeightsOfFiles::try_new(files, |files| ranks.load(files, options, &request.services))?;
+    if let Some(packed) = packed {
+        packed.finish();
+    }
     let architecture = &weights.borrow_owner().architecture;
     let loaded = &weights.borrow_dependent().0;
     info.weight_bytes = loaded.iter().map(|rank| rank.n_bytes() as u64).sum();
@@ -213,6 +220,30 @@ fn kv_form(options: &LoadOptions) -> KvForm {
     }
 }
 
+/// The file of weights that were packed before, or are to be kept so, if the options ask for one.
+fn packed_file(
+    request: &LoadRequest<'_>,
+    files: &ModelFiles,
+    Settings { options, degree }: &Settings,
+    isa: Isa,
+) -> Option<PackedFile> {
+    if !options.packed_cache {
+        return None;
+    }
+    let name = request.model_name;
+    if request.adapter_dir.is_some() {
+        let message = format!(
+            "model {name}: option.packed_cache=true has no effect on a model with an adapter merged \
+             into it"
+        );
+        request.services.log(LogLevel::Warn, &message);
+        return None;
+    }
+    let form = format!("{:?} {isa} {degree}", options.weights);
+    let key = PackedKey { dir: files.dir(), sources: files.sources(), form };
+    PackedFile::open(&key, name, &request.services)
+}
+
 /// Refuses more ranks than there is work for.
 fn check_degree(architecture: &Architecture, degree: NonZeroUsize) -> Result<(), EngineError> {
     let (heads, columns) = most_ranks(architecture);
@@ -290,6 +321,7 @@ struct Ranks<'r> {
     pools: &'r [Pool],
     team: Option<&'r Team>,
     isa: Isa,
+    packed: Option<&'r PackedFile>,
 }
 
 impl Ranks<'_> {
@@ -311,6 +343,7 @@ impl Ranks<'_> {
                 share: &self.shares[rank],
                 dim: files.architecture.dim as usize,
                 done: &done,
+                packed: self.packed,
             };
             loader.model(&files.architecture)
         };

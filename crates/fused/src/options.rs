@@ -35,6 +35,8 @@ pub struct LoadOptions {
     pub max_lora_rank: Option<NonZeroU32>,
     /// Longest sequence, if it is to be shorter than the model's.
     pub max_positions: Option<NonZeroU32>,
+    /// Whether packed weights are kept in a file of the model's directory.
+    pub packed_cache: bool,
 }
 
 impl LoadOptions {
@@ -58,7 +60,8 @@ impl LoadOptions {
             .min(MOST_SEQUENCES);
         let max_lora_rank = options.parse("max_lora_rank", "a whole number above 0")?;
         let kv = kv_precision(options, engine)?;
-        Ok(Self { weights, kv, max_sequences, max_lora_rank, max_positions: None })
+        let packed_cache = options.parse("packed_cache", "true or false")?.unwrap_or(false);
+        Ok(Self { weights, kv, max_sequences, max_lora_rank, max_positions: None, packed_cache })
     }
 }
 
@@ -185,6 +188,7 @@ mod tests {
             ("kv_cache_dtype", "fp8"),
             ("device_map", "cuda:0"),
             ("deterministic", "sometimes"),
+            ("packed_cache", "elsewhere"),
             ("max_rolling_batch_size", "0"),
         ] {
             let error = parse(&[(key, value)]).unwrap_err();

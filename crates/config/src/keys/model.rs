@@ -226,6 +226,10 @@ const PASSED_OPTIONS: &[Key] = &[
         "kv_cache_dtype",
         "Element type of cached keys and values: `fp32`, `fp16` or `bf16`",
     ),
+    Key::passed(
+        "packed_cache",
+        "Keep packed weights in the model's directory, so that the next start packs nothing",
+    ),
     Key::passed("deterministic", "The same bits whatever the batch, the chunks and the threads"),
     Key::passed("isolation", "`process` runs the engine in a process of its own"),
     Key::passed("load_in_8bit", "Older spelling of `quantize=bitsandbytes8`"),

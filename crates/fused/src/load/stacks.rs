@@ -9,7 +9,7 @@ use drivetrain_transformer::{
     Norms, Stack, sinusoidal,
 };
 
-use super::{Cut, Loaded, Loader, Module, join};
+use super::{Cut, Kept, Loaded, Loader, Module, join};
 use crate::adapters::Additions;
 use crate::arena::rotations;
 use crate::attention::{CrossAttention, Projections, Scoring, SelfAttention};
@@ -339,12 +339,17 @@ impl<'a> Loader<'a, '_> {
             return Ok(Up::Split { gate: gate?, up: up? });
         }
         let (names, parts) = self.parts(path, &modules)?;
-        let (gate, up) = (self.in_place(&names[0], cut)?, self.in_place(&names[1], cut)?);
-        let n_in = self.get(&names[0])?.shape().last().copied().unwrap_or(1);
-        let form = (n_in, self.precision(&names)?);
-        let matrix = Matrix::pack_gated(self.cpu, gate.source(), up.source(), form);
+        let precision = self.precision(&names)?;
+        let (rows, columns) = cut.of(self.get(&names[0])?.shape());
+        let shape = (rows.len(), columns.len());
+        let kept = Kept { names: &names, cuts: &[cut.clone(), cut.clone()], shape };
+        let matrix = self.kept_matrix(&kept, (precision, true), || {
+            let (gate, up) = (self.in_place(&names[0], cut)?, self.in_place(&names[1], cut)?);
+            let form = (columns.len(), precision);
+            Matrix::pack_gated(self.cpu, gate.source(), up.source(), form).map_err(compute)
+        });
         let bias = self.bias(path, &modules)?;
-        let weights = Weights::Packed(matrix.map_err(compute)?);
+        let weights = Weights::Packed(matrix?);
         self.release(&names)?;
         Ok(Up::Gated(Linear::new(weights, bias, parts, None)))
     }

@@ -293,6 +293,35 @@ impl Matrix {
         self.panels.len() + self.scales.len() * 4
     }
 
+    /// A matrix of zeros, `[n_out, n_in]`, or two such with a gate, whose [`parts`](Self::parts) another
+    /// of the same form and instruction set had.
+    ///
+    /// # Errors
+    /// There are no rows.
+    pub fn zeroed(
+        isa: Isa,
+        (n_out, n_in): (usize, usize),
+        (precision, is_gated): (Precision, bool),
+    ) -> Result<Self, KernelError> {
+        let layout = if is_gated { Layout::Gated } else { Layout::Plain };
+        Self::empty(isa, (n_out, n_in), precision, layout)
+    }
+
+    /// The panels, and the scales of their columns: all that it holds.
+    pub fn parts(&self) -> (&[u8], &[f32]) {
+        // SAFETY: the buffer is that long.
+        let panels = unsafe { std::slice::from_raw_parts(self.panels.as_ptr(), self.panels.len()) };
+        (panels, &self.scales)
+    }
+
+    /// The same, to be written.
+    pub fn parts_mut(&mut self) -> (&mut [u8], &mut [f32]) {
+        // SAFETY: the buffer is that long, and borrowed mutably.
+        let panels =
+            unsafe { std::slice::from_raw_parts_mut(self.panels.as_mut_ptr(), self.panels.len()) };
+        (panels, &mut self.scales)
+    }
+
     /// Scratch memory that a product of `n_rows` with `n_threads` needs. It grows with both.
     pub fn scratch_bytes(&self, n_rows: usize, n_threads: usize) -> usize {
         drive::ScratchPlan::new(self, n_rows, n_threads).n_bytes

@@ -150,6 +150,22 @@ impl Pool {
         }
     }
 
+    /// Calls `work` once with each piece of `bytes`, of `len` but for the last, and its index; the threads
+    /// share them out in order.
+    ///
+    /// # Panics
+    /// `len` is 0, or as [`Self::run`].
+    pub fn pieces(&self, bytes: &mut [u8], len: usize, work: impl Fn(usize, &mut [u8]) + Sync) {
+        let (n, end) = (bytes.len().div_ceil(len), bytes.len());
+        let bytes = Parts::new(bytes);
+        self.run(|thread_idx, n_threads| {
+            for idx in part(n, 1, thread_idx, n_threads) {
+                // SAFETY: each piece is one thread's.
+                work(idx, unsafe { bytes.take(idx * len..end.min((idx + 1) * len)) });
+            }
+        });
+    }
+
     /// Lets the workers run.
     fn start(&self) {
         self.shared.barrier.start(|worker_idx| {

@@ -37,3 +37,4 @@ mod support;
 mod variants;
 
 mod own;
+mod packed_cache;
