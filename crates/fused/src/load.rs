@@ -34,6 +34,8 @@ pub(crate) struct Loader<'a, 'l> {
     pub(crate) dim: usize,
     /// Bytes that all ranks have read.
     pub(crate) done: &'l AtomicU64,
+    /// Whether it is the last of the ranks of this process.
+    pub(crate) is_last: bool,
 }
 
 /// Which part of a tensor is loaded.
@@ -353,7 +355,7 @@ impl<'a> Loader<'a, '_> {
     /// Gives back the file's pages of tensors that were packed: weights are in memory once. Of ranks that
     /// read different parts of them at the same time, the last does so.
     fn release(&self, names: &[impl AsRef<str>]) -> Loaded<()> {
-        if self.rank() + 1 == self.share.share.degree {
+        if self.is_last {
             for name in names {
                 self.get(name.as_ref())?.source().release_pages();
             }
