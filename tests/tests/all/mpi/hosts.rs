@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -30,9 +31,10 @@ fn ip(args: &str) -> Result<(), String> {
 }
 
 impl Hosts {
-    fn new() -> Result<Self, String> {
+    /// New ones; `tag` tells those of one test from another's.
+    fn new(tag: &str) -> Result<Self, String> {
         let own = std::process::id();
-        let names = [format!("dt{own}a"), format!("dt{own}b")];
+        let names = [format!("dt{own}{tag}a"), format!("dt{own}{tag}b")];
         let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
         let hosts = Self { names, dir };
         let [a, b] = &hosts.names;
@@ -46,8 +48,10 @@ impl Hosts {
         }
         let agent = format!(
             "#!/bin/sh\ncase $1 in *.1) ns={a} name=host-a;; *) ns={b} name=host-b;; esac\nshift\n\
-             exec ip netns exec $ns unshare --uts sh -c \
-             \"echo $name > /proc/sys/kernel/hostname; $*\"\n"
+             exec ip netns exec $ns unshare --uts --mount sh -c \
+             \"echo $name > /proc/sys/kernel/hostname; \
+             [ ! -e {dir}/place ] || mount --bind {dir}/other \\$(cat {dir}/place); $*\"\n",
+            dir = hosts.dir.path().display()
         );
         let write = || -> std::io::Result<()> {
             fs::write(hosts.dir.path().join("agent"), agent)?;
@@ -76,6 +80,27 @@ impl Hosts {
     fn on_first(&self, command: &[&str]) -> Output {
         let prefix = self.prefix();
         Command::new(&prefix[0]).args(&prefix[1..]).args(command).output().unwrap()
+    }
+
+    /// Lets the second host have another model than the first at this place.
+    fn twist(&self, place: &Path, name: &str) {
+        let other = model(name, "");
+        fs::rename(other.path(), self.dir.path().join("other")).unwrap();
+        fs::write(self.dir.path().join("place"), place.display().to_string()).unwrap();
+    }
+
+    /// How a model is served on both.
+    fn options(&self, properties: &str) -> (TempDir, ServerOptions) {
+        let file = self.file();
+        let properties = format!(
+            "engine=MPI\noption.tensor_parallel_degree=2\noption.mpi_hostfile={}\n{properties}",
+            file.display()
+        );
+        let dir = model("llama_gqa", &properties);
+        let agent = self.dir.path().join("agent").display().to_string();
+        let env = vec![("OMPI_MCA_plm_rsh_agent".to_owned(), agent)];
+        let options = ServerOptions { env, prefix: self.prefix(), ..options(dir.path()) };
+        (dir, options)
     }
 
     fn cut(&self, is_cut: bool) {
@@ -115,26 +140,38 @@ impl Drop for Hosts {
     }
 }
 
+/// Two hosts, where they can be had.
+fn hosts(test: &str, tag: &str) -> Option<Hosts> {
+    // A container without the right to make them is no worse a place for all other tests.
+    let said = |error: &String| eprintln!("skipped: {test}: no network namespaces: {error}");
+    Hosts::new(tag).inspect_err(said).ok()
+}
+
+#[test]
+fn hosts_with_other_files_are_refused() {
+    let test = "hosts_with_other_files_are_refused";
+    if !can_run(test) {
+        return;
+    }
+    let Some(hosts) = hosts(test, "d") else { return };
+    let (dir, options) = hosts.options("");
+    hosts.twist(dir.path(), "llama_mha");
+    let exit = Server::spawn(&options).unwrap().exit(BACK).unwrap();
+    assert_eq!(exit.code, Some(1), "{}", exit.log);
+    let expect = "are others than the server's: their digest is ";
+    let line = exit.log.lines().find(|line| line.contains(expect)).unwrap_or_default();
+    assert!(line.contains("rank 1 ") && line.contains("on host host-b"), "{}", exit.log);
+}
+
 #[test]
 fn a_cut_link_is_told_and_the_model_comes_back() {
     let test = "a_cut_link_is_told_and_the_model_comes_back";
     if !can_run(test) {
         return;
     }
-    let hosts = match Hosts::new() {
-        Ok(hosts) => hosts,
-        // A container without the right to make them is no worse a place for all other tests.
-        Err(error) => return eprintln!("skipped: {test}: no network namespaces: {error}"),
-    };
-    let properties = format!(
-        "engine=MPI\noption.tensor_parallel_degree=2\noption.mpi_hostfile={}\nretry_threshold=9\n",
-        hosts.file().display()
-    );
-    let dir = model("llama_gqa", &properties);
-    let agent = hosts.dir.path().join("agent").display().to_string();
-    let env = vec![("OMPI_MCA_plm_rsh_agent".to_owned(), agent)];
-    let server = ServerOptions { env, prefix: hosts.prefix(), ..options(dir.path()) };
-    let server = Server::spawn(&server).unwrap();
+    let Some(hosts) = hosts(test, "c") else { return };
+    let (_dir, options) = hosts.options("retry_threshold=9\n");
+    let server = Server::spawn(&options).unwrap();
     let ping = || hosts.ask(&server, "/ping", None).0;
     let answer = || hosts.ask(&server, "/invocations", Some(PROMPT));
     hosts.until(&server, "the model is ready", BACK, || answer().0 == 200);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use drivetrain_tests::Server;
+use drivetrain_tests::{Server, ServerOptions};
 
 use super::{PROMPT, can_run, is_healthy, is_running, model, options, rank_pids, signal};
 
@@ -94,6 +94,19 @@ fn a_killed_server_leaves_no_rank() {
     assert!(pids.iter().all(|pid| is_running(*pid)));
     signal(server.pid(), "KILL");
     none_is_left(&pids);
+}
+
+#[test]
+fn without_mpirun_the_load_says_what_to_install() {
+    if !can_run("without_mpirun_the_load_says_what_to_install") {
+        return;
+    }
+    let dir = model("llama_gqa", TWO_RANKS);
+    let env = vec![("PATH".to_owned(), dir.path().display().to_string())];
+    let server = Server::spawn(&ServerOptions { env, ..options(dir.path()) }).unwrap();
+    let exit = server.exit(Duration::from_secs(20)).unwrap();
+    assert_eq!(exit.code, Some(1), "{}", exit.log);
+    assert!(exit.log.contains("there is no mpirun on the PATH; install Open MPI"), "{}", exit.log);
 }
 
 /// Unloading a model ends its ranks, and they end in good order.
