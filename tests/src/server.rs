@@ -21,6 +21,8 @@ pub struct ServerOptions {
     pub env: Vec<(String, String)>,
     /// The engines' folder; this build's when unset.
     pub plugins: Option<PathBuf>,
+    /// Words in front of the command, as in `ip netns exec NAME`.
+    pub prefix: Vec<String>,
     /// Most KiB of memory of its own that the process may have (`ulimit -d`).
     pub data_limit_kib: Option<u64>,
 }
@@ -101,6 +103,12 @@ impl Server {
         let port = free_port()?;
         let plugins = options.plugins.clone().unwrap_or_else(workspace::plugins);
         let mut command = match options.data_limit_kib {
+            None if !options.prefix.is_empty() => {
+                let mut words = options.prefix.iter();
+                let mut command = Command::new(words.next().map_or("", String::as_str));
+                command.args(words).arg(workspace::binary());
+                command
+            }
             Some(limit) => {
                 let mut shell = Command::new("sh");
                 let script = format!("ulimit -d {limit} && exec \"$0\" \"$@\"");

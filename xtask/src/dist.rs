@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::process;
+use crate::{mpi, process};
 
 /// The engines that ship, by package.
 const PLUGINS: &[&str] = &[
@@ -26,11 +26,15 @@ pub(crate) fn dist(out: &Path) -> Result<()> {
     for plugin in PLUGINS {
         build.args(["--package", plugin]);
     }
-    process::run(&mut build)?;
+    let features = mpi::features();
+    process::run(build.args(features))?;
 
     let built = process::target_dir().join("release");
     let plugins = out.join("lib/drivetrain/plugins");
     copy(&built.join("drivetrain"), &out.join("bin/drivetrain"))?;
+    if !features.is_empty() {
+        copy(&built.join("drivetrain-rank"), &out.join("bin/drivetrain-rank"))?;
+    }
     for plugin in PLUGINS {
         let library = library_name(plugin);
         copy(&built.join(&library), &plugins.join(&library))?;

@@ -5,6 +5,7 @@
 mod bench_peers;
 mod check_cuda;
 mod dist;
+mod mpi;
 mod process;
 mod serve;
 mod test;

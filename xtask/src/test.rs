@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::mpi;
 use crate::process::{cargo, run};
 
 /// Runs everything, or with `filters` only the tests whose names contain one of them.
@@ -12,22 +13,24 @@ pub(crate) fn test(filters: &[String]) -> Result<()> {
         run(&mut cargo(["fmt", "--all", "--check"]))?;
     }
     // The tests load the engines and start the binary that this builds.
-    run(&mut cargo(["build", "--workspace", "--all-targets", "--locked"]))?;
+    let features = mpi::features();
+    run(cargo(["build", "--workspace", "--all-targets", "--locked"]).args(features))?;
     if filters.is_empty() {
-        run(&mut cargo(["test", "--workspace", "--locked"]))?;
-        lints()?;
+        run(cargo(["test", "--workspace", "--locked"]).args(features))?;
+        lints(features)?;
     } else {
         for filter in filters {
-            run(&mut cargo(["test", "--workspace", "--locked", filter]))?;
+            run(cargo(["test", "--workspace", "--locked"]).args(features).arg(filter))?;
         }
     }
     Ok(())
 }
 
-fn lints() -> Result<()> {
-    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
-    run(&mut cargo(clippy))?;
-    run(cargo(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+fn lints(features: &[&str]) -> Result<()> {
+    let mut clippy = cargo(["clippy", "--workspace", "--all-targets", "--locked"]);
+    run(clippy.args(features).args(["--", "-D", "warnings"]))?;
+    let mut doc = cargo(["doc", "--workspace", "--no-deps", "--locked"]);
+    run(doc.args(features).env("RUSTDOCFLAGS", "-D warnings"))?;
     let deny_there =
         Command::new("cargo-deny").arg("--version").output().is_ok_and(|out| out.status.success());
     if deny_there {

@@ -21,8 +21,8 @@ pub use library::{EngineLibrary, OpenEngineError, through_abi};
 pub use load_plan::{DevicePlan, LoadPlan, PlacedModule, PlannedPart};
 pub use model::{
     Call, DefaultDecoderInput, Engine, EngineInfo, HeadKind, LoadRequest, LoadedModel,
-    MERGES_ADAPTERS, ModelKind, Options, Reply, Request, RequestModel, RequestModelInfo,
-    TokenModel, TokenModelInfo,
+    MERGES_ADAPTERS, ModelKind, Options, RELOADS_LOST_MODELS, Reply, Request, RequestModel,
+    RequestModelInfo, TokenModel, TokenModelInfo,
 };
 pub use services::{HostServices, LogLevel, MetricKind, Services};
 pub use version::{ABI_VERSION, AbiVersion};

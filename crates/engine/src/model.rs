@@ -42,6 +42,10 @@ pub trait Engine: Send + Sync {
 /// The capability of an engine that heeds [`LoadRequest::adapter_dir`].
 pub const MERGES_ADAPTERS: &str = "merges-adapters";
 
+/// The capability of an engine whose models may be loaded again after `DeviceLost`: what was lost was outside
+/// of this process.
+pub const RELOADS_LOST_MODELS: &str = "reloads-lost-models";
+
 /// What an engine says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineInfo {

@@ -11,7 +11,8 @@
 //!
 //! With several ranks ([`Settings::degree`]) each has a share of every layer (`share`) on threads of its
 //! own. All have the same hidden states; where a branch ends they add up what each computed of it
-//! ([`Collective`]). With one there is nothing to add up, and nothing of this is there.
+//! ([`Collective`]). With one there is nothing to add up, and nothing of this is there. A rank may also be
+//! a process of its own ([`load_rank`]), which finds the others through a [`Group`].
 #![forbid(unsafe_code)]
 
 mod adapters;
@@ -38,5 +39,9 @@ mod stack;
 mod step;
 
 pub use collective::Collective;
-pub use loading::{Settings, load, plan};
+pub use loading::{Group, Settings, check, load, load_rank, plan};
+pub use model::RankModel;
 pub use options::{LoadOptions, WeightForm};
+
+/// What a [`Collective`] is asked with.
+pub use drivetrain_kernels::{Cpu, KernelError, Onto};

@@ -39,6 +39,8 @@ pub(crate) struct Loader<'a, 'l> {
     pub(crate) done: &'l AtomicU64,
     /// Weights that an earlier start packed, or a file for those of this one.
     pub(crate) packed: Option<&'l PackedFile>,
+    /// Whether it is the last of the ranks of this process.
+    pub(crate) is_last: bool,
 }
 
 /// Which part of a tensor is loaded.
@@ -362,7 +364,7 @@ impl<'a> Loader<'a, '_> {
     /// Gives back the file's pages of tensors that were packed: weights are in memory once. Of ranks that
     /// read different parts of them at the same time, the last does so.
     fn release(&self, names: &[impl AsRef<str>]) -> Loaded<()> {
-        if self.rank() + 1 == self.share.share.degree {
+        if self.is_last {
             for name in names {
                 self.get(name.as_ref())?.source().release_pages();
             }

@@ -9,7 +9,8 @@ use drivetrain_engine::{
     Services, TokenModelInfo,
 };
 use drivetrain_execution::{
-    CacheRoom, Capacity, HeadPlan, KvForm, ModelFiles, Runs, Tables, check_memory, figures,
+    CacheRoom, Capacity, HeadPlan, KvForm, ModelFiles, Runs, Tables, available_bytes, check_memory,
+    figures,
 };
 use drivetrain_kernels::{
     BlockFormat, Cpu, FORCE_VARIABLE, Isa, Pool, Precision, TOKENS_PER_BLOCK, Team, part,
@@ -18,10 +19,11 @@ use drivetrain_transformer::{Architecture, CanonicalWeights};
 
 use crate::arena::{Arena, rotations};
 use crate::cache::{Caches, Stores};
+use crate::collective::Collective;
 use crate::footprint::Footprint;
 use crate::head::Head;
 use crate::load::{Cut, Loader, note_of_groups, planned_bytes};
-use crate::model::{FusedModel, RankedWeights, WeightsOfFiles, join};
+use crate::model::{FusedModel, RankModel, RankedWeights, WeightsOfFiles, join};
 use crate::options::{LoadOptions, WeightForm};
 use crate::packed::{PackedFile, PackedKey};
 use crate::pass::{ModelWeights, RankState};
@@ -36,29 +38,38 @@ pub struct Settings {
     pub degree: NonZeroUsize,
 }
 
-/// Loads what `request` names.
+/// The ranks of a model, each in a process of its own, as one of them sees the others while it loads. Every
+/// rank calls the same functions in the same order.
+pub trait Group {
+    /// This rank's number.
+    fn rank(&self) -> usize;
+
+    /// Ranks on this machine.
+    fn n_here(&self) -> usize;
+
+    /// The sum of what all ranks give.
+    fn sum(&mut self, value: u64) -> u64;
+
+    /// Of each value the least that any rank gives.
+    fn least(&mut self, values: [u64; 2]) -> [u64; 2];
+
+    /// What the ranks exchange results by, of `capacity` elements at most.
+    fn collective(&mut self, capacity: usize) -> Box<dyn Collective>;
+}
+
+/// Loads what `request` names, with all ranks in this process.
 ///
 /// # Errors
 /// Files or options can't be served, the model does not fit, or there are more ranks than it can be shared
 /// out to.
 pub fn load(request: &LoadRequest<'_>, settings: &Settings) -> Result<LoadedModel, EngineError> {
     let Settings { options, degree } = settings;
-    let forced = std::env::var(FORCE_VARIABLE).ok();
-    let isa = Isa::choose(forced.as_deref())
-        .map_err(|error| EngineError::unsupported(error.to_string()))?;
-    let files = ModelFiles::open(request)?;
-    let Outline { shares, mut info, footprint } = {
-        let weights = files.canonical()?;
-        ModelFiles::warn_of_unused(request, &weights);
-        if let Some(note) = note_of_groups(&weights, options.weights) {
-            let note = format!("model {}: {note}", request.model_name);
-            request.services.log(LogLevel::Warn, &note);
-        }
-        Outline::of(&files.architecture, &weights, request.model_name, settings)?
-    };
-    let no_threads = |error: std::io::Error| {
-        EngineError::wrap(ErrorKind::OutOfMemory, "no threads to compute on", &error)
-    };
+    let opened = Opened::new(request, settings, degree.get())?;
+    if let Some(note) = note_of_groups(&opened.files.canonical()?, options.weights) {
+        let note = format!("model {}: {note}", request.model_name);
+        request.services.log(LogLevel::Warn, &note);
+    }
+    let Opened { isa, files, outline: Outline { shares, mut info, footprint } } = opened;
     let team = (degree.get() > 1).then(|| Team::new(*degree)).transpose().map_err(no_threads)?;
     let mut pools = Vec::with_capacity(shares.len());
     for share in &shares {
@@ -66,55 +77,176 @@ pub fn load(request: &LoadRequest<'_>, settings: &Settings) -> Result<LoadedMode
         let n_threads = NonZeroUsize::new(n_threads).unwrap_or(NonZeroUsize::MIN);
         pools.push(Pool::new(n_threads).map_err(no_threads)?);
     }
-    let packed = packed_file(request, &files, settings, isa);
-    let packed_ref = packed.as_ref();
-    let ranks =
-        Ranks { shares: &shares, pools: &pools, team: team.as_ref(), isa, packed: packed_ref };
+    let packed = packed_file(request, &files, settings, (isa, "all ranks"));
+    let kept = packed.as_ref();
+    let ranks = Ranks { shares: &shares, pools: &pools, team: team.as_ref(), isa, packed: kept };
     let weights =
         WeightsOfFiles::try_new(files, |files| ranks.load(files, options, &request.services))?;
     if let Some(packed) = packed {
         packed.finish();
     }
-    let architecture = &weights.borrow_owner().architecture;
+    let family = weights.borrow_owner().architecture.family;
     let loaded = &weights.borrow_dependent().0;
     info.weight_bytes = loaded.iter().map(|rank| rank.n_bytes() as u64).sum();
     let capacity = Capacity::plan(&mut info, options.max_sequences)?;
-    report(request, architecture.family, &info, &[held_as(options.weights), &isa.to_string()]);
+    report(request, family, &info, &[held_as(options.weights), &isa.to_string()]);
     if loaded.len() > 1 {
         report_ranks(request, loaded, &footprint);
     }
-    let caches = Caches::new(architecture, &info, capacity);
-    let n_rotaries = n_rotaries(architecture);
-    let n_rows = info.max_batch_tokens as usize;
-    let mut ranks = Vec::with_capacity(pools.len());
-    for ((pool, share), weights) in pools.into_iter().zip(&shares).zip(loaded) {
-        let needs = weights.needs(n_rows, pool.n_threads());
-        ranks.push(RankState {
-            stores: Stores::new(&share.architecture, &caches, options.kv)?,
-            arena: Arena::new(&share.architecture, n_rotaries, n_rows, needs),
-            pool,
-            selected: Runs::default(),
-            failure: None,
-        });
-    }
+    let made = Made { request, options, shares: &shares, pools, info, capacity, isa };
+    let mut model = made.model(weights)?;
     if team.is_some() {
-        join(&mut ranks);
+        join(&mut model.ranks);
     }
-    Ok(LoadedModel::Token(Box::new(FusedModel {
-        info,
-        encoder_tables: Tables::of(architecture.encoder.as_ref()),
-        decoder_tables: Tables::of(architecture.decoder.as_ref()),
-        weights,
-        caches,
-        ranks,
-        team,
-        planned: Vec::new(),
-        runs: Runs::default(),
-        adapters: HashSet::new(),
-        max_lora_rank: options.max_lora_rank,
-        services: request.services.clone(),
-        isa,
-    })))
+    model.team = team;
+    Ok(LoadedModel::Token(Box::new(model)))
+}
+
+/// Loads the part of one of several ranks that are processes, of which `group` has the others.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_rank(
+    request: &LoadRequest<'_>,
+    settings: &Settings,
+    group: &mut dyn Group,
+) -> Result<RankModel, EngineError> {
+    let Settings { options, degree } = settings;
+    let n_here = group.n_here().clamp(1, degree.get());
+    let opened = Opened::new(request, settings, n_here)?;
+    let Opened { isa, files, outline: Outline { mut shares, mut info, .. } } = opened;
+    let kv = kv_form(options);
+    let of_each = |idx: usize| cache_bytes(std::slice::from_ref(&shares[idx]), kv);
+    let most = (0..shares.len())
+        .map(of_each)
+        .fold((0, 0), |most, own: (u64, u64)| (most.0.max(own.0), most.1.max(own.1)));
+    if group.rank() >= shares.len() {
+        let message = format!("there is no rank {} of {degree}", group.rank());
+        return Err(EngineError::internal(message));
+    }
+    let share = shares.swap_remove(group.rank());
+    let shares = [share];
+    let n_threads = (request.n_threads.get() / n_here).max(1);
+    let n_threads = NonZeroUsize::new(n_threads).unwrap_or(NonZeroUsize::MIN);
+    let pools = vec![Pool::new(n_threads).map_err(no_threads)?];
+    let own = format!("rank {}", group.rank());
+    let packed = packed_file(request, &files, settings, (isa, &own));
+    let ranks = Ranks { shares: &shares, pools: &pools, team: None, isa, packed: packed.as_ref() };
+    let weights =
+        WeightsOfFiles::try_new(files, |files| ranks.load(files, options, &request.services))?;
+    if let Some(packed) = packed {
+        packed.finish();
+    }
+    // After this no rank takes memory for weights any more.
+    let own_bytes = weights.borrow_dependent().0.iter().map(|rank| rank.n_bytes() as u64);
+    info.weight_bytes = group.sum(own_bytes.sum());
+    let room = CacheRoom {
+        bytes: available_bytes().map_or(u64::MAX, |available| available / 2),
+        kv_bytes_per_token: info.kv_bytes_per_token.min(most.0 * n_here as u64),
+        cross_bytes_per_token: info.cross_bytes_per_token.min(most.1 * n_here as u64),
+    };
+    let mut capacity = Capacity::within(&mut info, options.max_sequences, &[room])?;
+    [capacity.tokens, capacity.cross_tokens] =
+        group.least([capacity.tokens, capacity.cross_tokens]);
+    (info.kv_capacity_tokens, info.cross_capacity_tokens) =
+        (capacity.tokens, capacity.cross_tokens);
+    let made = Made { request, options, shares: &shares, pools, info, capacity, isa };
+    let mut model = made.model(weights)?;
+    if degree.get() > 1 {
+        for rank in &mut model.ranks {
+            rank.arena.collective = Some(group.collective(rank.arena.shared));
+        }
+    }
+    Ok(RankModel(model))
+}
+
+/// Refuses what no rank of `request` could load for a reason that is the same on all of them: options,
+/// files, a degree above what there is work for.
+///
+/// # Errors
+/// As [`load`].
+pub fn check(request: &LoadRequest<'_>, settings: &Settings) -> Result<(), EngineError> {
+    Opened::new(request, settings, 1).map(drop)
+}
+
+fn no_threads(error: std::io::Error) -> EngineError {
+    EngineError::wrap(ErrorKind::OutOfMemory, "no threads to compute on", &error)
+}
+
+/// A model whose files are open, before anything of it is in memory.
+struct Opened {
+    isa: Isa,
+    files: ModelFiles,
+    outline: Outline,
+}
+
+impl Opened {
+    /// For `n_here` ranks on this machine.
+    fn new(
+        request: &LoadRequest<'_>,
+        settings: &Settings,
+        n_here: usize,
+    ) -> Result<Self, EngineError> {
+        let forced = std::env::var(FORCE_VARIABLE).ok();
+        let isa = Isa::choose(forced.as_deref())
+            .map_err(|error| EngineError::unsupported(error.to_string()))?;
+        let files = ModelFiles::open(request)?;
+        let outline = {
+            let weights = files.canonical()?;
+            ModelFiles::warn_of_unused(request, &weights);
+            Outline::of(&files.architecture, &weights, request.model_name, (settings, n_here))?
+        };
+        Ok(Self { isa, files, outline })
+    }
+}
+
+/// What ranks are made of, once their weights are in memory.
+struct Made<'m> {
+    request: &'m LoadRequest<'m>,
+    options: &'m LoadOptions,
+    shares: &'m [ModelShare],
+    pools: Vec<Pool>,
+    info: TokenModelInfo,
+    capacity: Capacity,
+    isa: Isa,
+}
+
+impl Made<'_> {
+    /// The model with these ranks, which don't know of each other.
+    fn model(self, weights: WeightsOfFiles) -> Result<FusedModel, EngineError> {
+        let Self { request, options, shares, pools, info, capacity, isa } = self;
+        let architecture = &weights.borrow_owner().architecture;
+        let caches = Caches::new(architecture, &info, capacity);
+        let n_rotaries = n_rotaries(architecture);
+        let n_rows = info.max_batch_tokens as usize;
+        let mut ranks = Vec::with_capacity(pools.len());
+        let loaded = &weights.borrow_dependent().0;
+        for ((pool, share), weights) in pools.into_iter().zip(shares).zip(loaded) {
+            let needs = weights.needs(n_rows, pool.n_threads());
+            ranks.push(RankState {
+                stores: Stores::new(&share.architecture, &caches, options.kv)?,
+                arena: Arena::new(&share.architecture, n_rotaries, n_rows, needs),
+                pool,
+                selected: Runs::default(),
+                failure: None,
+            });
+        }
+        Ok(FusedModel {
+            info,
+            encoder_tables: Tables::of(architecture.encoder.as_ref()),
+            decoder_tables: Tables::of(architecture.decoder.as_ref()),
+            weights,
+            caches,
+            ranks,
+            team: None,
+            planned: Vec::new(),
+            runs: Runs::default(),
+            adapters: HashSet::new(),
+            max_lora_rank: options.max_lora_rank,
+            services: request.services.clone(),
+            isa,
+        })
+    }
 }
 
 /// What [`load`] would do: each rank as a device, with its weights, its rows of a batch and its part of the
@@ -125,8 +257,9 @@ pub fn load(request: &LoadRequest<'_>, settings: &Settings) -> Result<LoadedMode
 pub fn plan(request: &LoadRequest<'_>, settings: &Settings) -> Result<LoadPlan, EngineError> {
     let files = ModelFiles::open(request)?;
     let weights = files.canonical()?;
+    let degree = settings.degree.get();
     let Outline { shares, mut info, footprint } =
-        Outline::of(&files.architecture, &weights, request.model_name, settings)?;
+        Outline::of(&files.architecture, &weights, request.model_name, (settings, degree))?;
     let capacity = Capacity::plan(&mut info, settings.options.max_sequences)?;
     let kv = kv_form(&settings.options);
     let of_rank = |(share, bytes): (&ModelShare, &u64)| {
@@ -187,15 +320,18 @@ struct Outline {
 }
 
 impl Outline {
+    /// Of a model of which `n_here` ranks are on this machine.
     fn of(
         architecture: &Architecture,
         weights: &CanonicalWeights<'_>,
         name: &str,
-        settings: &Settings,
+        (settings, n_here): (&Settings, usize),
     ) -> Result<Self, EngineError> {
         let Settings { options, degree } = settings;
         check_degree(architecture, *degree)?;
-        check_memory(name, planned_bytes(weights, options.weights), held_as(options.weights))?;
+        let bytes = planned_bytes(weights, options.weights);
+        let bytes = bytes.saturating_mul(n_here as u64) / degree.get() as u64;
+        check_memory(name, bytes, held_as(options.weights))?;
         let of = |rank| Share { rank, degree: degree.get() };
         let of = |rank| ModelShare::new(architecture, weights, options.weights, of(rank));
         let shares: Vec<ModelShare> = (0..degree.get()).map(of).collect();
@@ -225,7 +361,7 @@ fn packed_file(
     request: &LoadRequest<'_>,
     files: &ModelFiles,
     Settings { options, degree }: &Settings,
-    isa: Isa,
+    (isa, ranks): (Isa, &str),
 ) -> Option<PackedFile> {
     if !options.packed_cache {
         return None;
@@ -239,7 +375,7 @@ fn packed_file(
         request.services.log(LogLevel::Warn, &message);
         return None;
     }
-    let form = format!("{:?} {isa} {degree}", options.weights);
+    let form = format!("{:?} {isa} {degree} {ranks}", options.weights);
     let key = PackedKey { dir: files.dir(), sources: files.sources(), form };
     PackedFile::open(&key, name, &request.services)
 }
@@ -344,6 +480,7 @@ impl Ranks<'_> {
                 dim: files.architecture.dim as usize,
                 done: &done,
                 packed: self.packed,
+                is_last: rank + 1 == self.shares.len(),
             };
             loader.model(&files.architecture)
         };

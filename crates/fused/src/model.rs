@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use drivetrain_engine::{
-    AdapterId, Batch, EngineError, ModelKind, Outputs, SeqId, Services, TokenModel, TokenModelInfo,
+    AdapterId, Batch, EngineError, ErrorKind, ModelKind, Outputs, SeqId, Services, TokenModel,
+    TokenModelInfo,
 };
 use drivetrain_execution::{
     Call, Held, ModelFiles, Planned, Runs, Tables, available_bytes, model_error, plan_into,
@@ -91,37 +92,31 @@ impl Made {
 }
 
 impl RankedWeights<'_> {
-    /// Refuses an adapter with parts that can't be computed beside the weights.
-    fn check(&mut self, read: &Adapter) -> Result<(), EngineError> {
+    /// The parts of an adapter that none of these ranks computes.
+    fn left_of<'r>(&mut self, read: &'r Adapter) -> Vec<&'r str> {
         let mut left: HashSet<&str> = read.modules().collect();
         for linear in self.0.iter().flat_map(ModelWeights::linears) {
             left.retain(|module| linear.modules().all(|own| own != *module));
         }
         let tables = self.0.iter_mut().flat_map(ModelWeights::tables_mut);
         tables.for_each(|(module, _, _)| left.retain(|other| *other != module));
+        let mut left: Vec<&str> = left.into_iter().collect();
+        left.sort_unstable();
+        left
+    }
+
+    /// Whether an adapter changes what an attention shares with its distances.
+    fn shares_with_distances(&self, read: &Adapter) -> bool {
         let stacks = self.0.iter().flat_map(|rank| rank.encoder.iter().chain(&rank.decoder));
         let layers = stacks.flat_map(|stack| &stack.layers);
-        let shares = layers.filter_map(|layer| layer.self_attention.as_ref()).any(|attention| {
+        layers.filter_map(|layer| layer.self_attention.as_ref()).any(|attention| {
             let mut linears = attention.projections.linears().iter();
             attention.scoring.distances.is_some()
                 && linears.any(|linear| linear.modules().any(|module| read.get(module).is_some()))
-        });
-        if !shares && left.is_empty() {
-            return Ok(());
-        }
-        let mut names: Vec<&str> = left.into_iter().collect();
-        names.sort_unstable();
-        names.truncate(4);
-        if shares {
-            names.push("queries and keys of attention to distances");
-        }
-        Err(EngineError::unsupported(format!(
-            "the adapter changes {}, which is not computed beside the weights; merge it instead",
-            names.join(", ")
-        )))
+        })
     }
 
-    /// Adds `read` beside the weights of each rank; nothing is added if there is a part that can't be.
+    /// Adds `read` beside the weights of each rank.
     fn add(
         &mut self,
         isa: Isa,
@@ -129,7 +124,6 @@ impl RankedWeights<'_> {
         read: &Adapter,
         ranks: &mut [RankState],
     ) -> Result<(), EngineError> {
-        self.check(read)?;
         let mut made = Vec::new();
         for (weights, rank) in self.0.iter_mut().zip(&mut *ranks) {
             made.push(Made::of(weights, (Cpu { isa, pool: &rank.pool }, read), &mut rank.arena)?);
@@ -200,6 +194,22 @@ impl FusedModel {
     }
 }
 
+/// Refuses an adapter with parts that can't be computed beside the weights: those that are `left`, and what
+/// is shared with distances.
+fn refuse_parts(left: &[impl AsRef<str>], shares: bool) -> Result<(), EngineError> {
+    if !shares && left.is_empty() {
+        return Ok(());
+    }
+    let mut names: Vec<&str> = left.iter().map(AsRef::as_ref).take(4).collect();
+    if shares {
+        names.push("queries and keys of attention to distances");
+    }
+    Err(EngineError::unsupported(format!(
+        "the adapter changes {}, which is not computed beside the weights; merge it instead",
+        names.join(", ")
+    )))
+}
+
 /// Lets every rank do its part of a pass; the first has the outputs.
 fn run(
     weights: &[ModelWeights<'_>],
@@ -213,7 +223,14 @@ fn run(
         let Some((weights, rank)) = alone else {
             return Err(EngineError::internal("a model without weights"));
         };
-        return guarded(|| weights.run(rank, pass, Some(out)));
+        let leads = rank.arena.leads();
+        let done = guarded(|| weights.run(rank, pass, leads.then_some(out)));
+        let Some(collective) = &rank.arena.collective else { return done };
+        // The others are processes that may have gone on, and can't be met again.
+        return done.map_err(|error| {
+            collective.abandon();
+            EngineError::wrap(ErrorKind::DeviceLost, "a rank's part of a step failed", &error)
+        });
     };
     let out = Mutex::new(out);
     team.each(ranks, |idx, rank| {
@@ -331,6 +348,26 @@ impl TokenModel for FusedModel {
     }
 
     fn load_adapter(&mut self, adapter: AdapterId, dir: &Path) -> Result<(), EngineError> {
+        let read = self.read_adapter(adapter, dir)?;
+        let Self { weights, ranks, isa, .. } = self;
+        weights.with_dependent_mut(|_, loaded| {
+            refuse_parts(&loaded.left_of(&read), loaded.shares_with_distances(&read))?;
+            loaded.add(*isa, adapter, &read, ranks)
+        })?;
+        self.adapters.insert(adapter);
+        Ok(())
+    }
+
+    fn unload_adapter(&mut self, adapter: AdapterId) {
+        if self.adapters.remove(&adapter) {
+            self.weights.with_dependent_mut(|_, loaded| loaded.remove(adapter));
+        }
+    }
+}
+
+impl FusedModel {
+    /// An adapter's files, held against the model.
+    fn read_adapter(&self, adapter: AdapterId, dir: &Path) -> Result<Adapter, EngineError> {
         if adapter == AdapterId::NONE || self.adapters.contains(&adapter) {
             return Err(EngineError::bad_input(format!("adapter {} is taken", adapter.0)));
         }
@@ -344,16 +381,62 @@ impl TokenModel for FusedModel {
             )));
         }
         check_room(&read)?;
-        let Self { weights, ranks, isa, .. } = self;
-        weights.with_dependent_mut(|_, loaded| loaded.add(*isa, adapter, &read, ranks))?;
-        self.adapters.insert(adapter);
-        Ok(())
+        Ok(read)
+    }
+}
+
+/// A model of which this process has one rank's part.
+///
+/// What does not depend on a rank's weights (which sequences there are, what is refused) goes alike on all
+/// of them, so the same calls end alike. A step that fails on one rank alone is `DeviceLost`.
+pub struct RankModel(pub(crate) FusedModel);
+
+impl std::fmt::Debug for RankModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RankModel(..)")
+    }
+}
+
+impl RankModel {
+    /// What the ranks do together.
+    pub fn model(&mut self) -> &mut dyn TokenModel {
+        &mut self.0
     }
 
-    fn unload_adapter(&mut self, adapter: AdapterId) {
-        if self.adapters.remove(&adapter) {
-            self.weights.with_dependent_mut(|_, loaded| loaded.remove(adapter));
-        }
+    /// Bytes of this rank's weights.
+    pub fn n_bytes(&self) -> u64 {
+        let weights = &self.0.weights.borrow_dependent().0;
+        weights.iter().map(|rank| rank.n_bytes() as u64).sum()
+    }
+
+    /// Loads this rank's part of an adapter. Returns the modules that the adapter changes and that are not
+    /// computed here: what is so on every rank can't be computed at all, see [`Self::refuse`].
+    ///
+    /// # Errors
+    /// As [`TokenModel::load_adapter`].
+    pub fn load_adapter(
+        &mut self,
+        adapter: AdapterId,
+        dir: &Path,
+    ) -> Result<Vec<String>, EngineError> {
+        let read = self.0.read_adapter(adapter, dir)?;
+        let FusedModel { weights, ranks, isa, .. } = &mut self.0;
+        let left = weights.with_dependent_mut(|_, loaded| {
+            let none: [&str; 0] = [];
+            refuse_parts(&none, loaded.shares_with_distances(&read))?;
+            loaded.add(*isa, adapter, &read, ranks)?;
+            Ok::<_, EngineError>(loaded.left_of(&read).into_iter().map(str::to_owned).collect())
+        })?;
+        self.0.adapters.insert(adapter);
+        Ok(left)
+    }
+
+    /// Refuses an adapter with modules that no rank computes.
+    ///
+    /// # Errors
+    /// There are some.
+    pub fn refuse(left_on_all: &[String]) -> Result<(), EngineError> {
+        refuse_parts(left_on_all, false)
     }
 }
 

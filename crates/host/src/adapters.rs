@@ -262,6 +262,13 @@ impl Adapters {
         Ok(())
     }
 
+    /// The model is loaded anew, without adapters: each is loaded again when it is next asked for.
+    pub(crate) fn lose(&self) {
+        let lost: Vec<_> =
+            self.lock().values_mut().filter_map(|entry| entry.loaded.take()).collect();
+        drop(lost);
+    }
+
     /// Forgets an adapter. What runs goes on with it.
     pub(crate) fn unregister(&self, name: &str) -> Result<(), HostError> {
         let mut state = self.lock();

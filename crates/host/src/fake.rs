@@ -403,6 +403,7 @@ pub(crate) struct FakeEngine {
     pub(crate) refuses: Option<EngineError>,
     /// What it says it would do, with the options as notes.
     pub(crate) plan: Option<LoadPlan>,
+    pub(crate) capabilities: Vec<String>,
 }
 
 impl FakeEngine {
@@ -414,6 +415,7 @@ impl FakeEngine {
             n_alive: Arc::default(),
             refuses: None,
             plan: None,
+            capabilities: Vec::new(),
         }
     }
 }
@@ -421,7 +423,8 @@ impl FakeEngine {
 impl Engine for FakeEngine {
     fn info(&self) -> EngineInfo {
         let aliases = vec![format!("{}-alias", self.name)];
-        EngineInfo { name: self.name.to_owned(), aliases, ..EngineInfo::default() }
+        let capabilities = self.capabilities.clone();
+        EngineInfo { name: self.name.to_owned(), aliases, capabilities, ..EngineInfo::default() }
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<LoadedModel, EngineError> {

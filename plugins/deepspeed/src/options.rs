@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use drivetrain_engine::{EngineError, LoadRequest, LogLevel, Options, Services};
 use serde_json::Value;
@@ -39,7 +39,6 @@ const NOT_HERE: &[(&str, &[&str], &str)] = &[
         "the model's architecture says which of its attentions are causal",
     ),
     ("return_tuple", &["true", "false", ""], "layers return no values to Python"),
-    ("mpi_mode", &["false", ""], "ranks are threads of one process"),
     (
         "pipeline_parallel_degree",
         &["1", ""],
@@ -104,6 +103,41 @@ impl DeepSpeedOptions {
             Some(_) => options.parse("max_tokens", NUMBER)?,
         };
         Ok(Self { degree, max_tokens })
+    }
+}
+
+/// How ranks that are processes are started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MpiOptions {
+    /// Open MPI's list of hosts; without it all ranks are on this one.
+    pub(crate) hostfile: Option<PathBuf>,
+    /// The name or address of this host that the ranks on others call.
+    pub(crate) leader_address: Option<String>,
+}
+
+impl MpiOptions {
+    /// Reads them, if ranks are to be processes: `mpi_mode` says so, or `engine=MPI` where it says nothing.
+    pub(crate) fn parse(options: &Options<'_>) -> Result<Option<Self>, EngineError> {
+        let text = |key: &str| options.get(key).map(str::trim).filter(|text| !text.is_empty());
+        let is_wanted = match text("mpi_mode") {
+            Some(_) => {
+                let mode = options.get("mpi_mode").map(str::trim).map(str::to_ascii_lowercase);
+                match mode.as_deref() {
+                    Some("true") => true,
+                    Some("false") => false,
+                    other => {
+                        let value = other.unwrap_or_default();
+                        let message = format!("option.mpi_mode={value}: expected true or false");
+                        return Err(EngineError::bad_input(message));
+                    }
+                }
+            }
+            None => text("engine").is_some_and(|engine| engine.eq_ignore_ascii_case("mpi")),
+        };
+        Ok(is_wanted.then(|| Self {
+            hostfile: text("mpi_hostfile").map(PathBuf::from),
+            leader_address: text("mpi_leader_address").map(str::to_owned),
+        }))
     }
 }
 
@@ -268,13 +302,12 @@ mod tests {
         let asking = [
             ("enable_cuda_graph", "true"),
             ("triangular_masking", "false"),
-            ("mpi_mode", "true"),
             ("pipeline_parallel_degree", "2"),
             ("max_tokens", "512"),
         ];
         let (parsed, log) = parse(Path::new(""), &asking);
         assert_eq!(parsed.unwrap().max_tokens, NonZeroU32::new(512));
-        assert_eq!(log.len(), 4, "{log:?}");
+        assert_eq!(log.len(), 3, "{log:?}");
         for ((key, value), line) in asking.iter().zip(&log) {
             assert!(line.starts_with(&format!("option.{key}={value} has no effect: ")), "{line}");
         }

@@ -57,6 +57,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("axum", &["http"]),
     ("object_store", &["sources"]),
     ("reqwest", &["sources"]),
+    ("mpi", &["deepspeed"]),
     ("anyhow", &["drivetrain", "tests", "benches", "xtask"]),
 ];
 

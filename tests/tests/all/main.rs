@@ -18,6 +18,7 @@ mod heads;
 mod inspect;
 mod layers;
 mod minilm;
+mod mpi;
 mod offload;
 mod plan;
 mod python;

@@ -172,7 +172,12 @@ const PRECISION: &[Key] = &[
     Key::option("pipeline_parallel_degree", Kind::Count, "1", "Groups of consecutive layers")
         .agreeing(&["pipeline_parallel_size"])
         .env(&["PIPELINE_PARALLEL_DEGREE"]),
-    Key::option("mpi_mode", Kind::Bool, "false", "Run the partitions as MPI ranks"),
+    Key::option(
+        "mpi_mode",
+        Kind::Bool,
+        "false",
+        "Run the partitions as processes that `mpirun` starts; the engine's name `MPI` asks for it",
+    ),
     Key::option("quantize", Kind::Word, "", "Quantisation, as the engine names it")
         .env(&["HF_MODEL_QUANTIZE"]),
 ];
@@ -269,6 +274,11 @@ const PASSED_ENGINES: &[Key] = &[
     Key::passed("enable_cuda_graph", "Record the steps as CUDA graphs"),
     Key::passed("triangular_masking", "Causal attention mask"),
     Key::passed("return_tuple", "Layers return tuples"),
+    Key::passed("mpi_hostfile", "Hosts of the processes under MPI, in a file as Open MPI has them"),
+    Key::passed(
+        "mpi_leader_address",
+        "Name or address by which processes on other hosts reach this one",
+    ),
     Key::passed("training_mp_size", "Partitions of the checkpoint"),
     Key::passed("checkpoint", "Checkpoint description file"),
     Key::passed("save_mp_checkpoint_path", "Where partitioned weights are written"),

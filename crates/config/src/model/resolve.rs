@@ -65,6 +65,10 @@ pub(super) fn resolve(input: ModelInputs<'_>) -> Result<(ModelConfig, Vec<Warnin
     if runs_own_code {
         tell_workers(&mut config);
     }
+    // The engine's name, which implies it, is the host's.
+    if config.mpi_mode.value && config.options.get("mpi_mode").is_none() {
+        config.options.set("mpi_mode", "true");
+    }
     Ok((config, layers.warnings))
 }
 

@@ -182,6 +182,7 @@ fn engine_names_have_no_case_and_the_prefix_wins() {
     let (config, _) = resolve("engine=MPI");
     assert_eq!(config.engine.value.to_string(), "deepspeed");
     assert!(config.mpi_mode.value);
+    assert_eq!(config.options.get("mpi_mode"), Some("true"));
     assert!(refused("engine=a/b").starts_with("serving.properties:1: engine=a/b: expected"));
 }
 

@@ -88,9 +88,13 @@ fn serve(kind: ModelKind, properties: &str) -> Served {
 }
 
 fn serve_with(info: TokenModelInfo, properties: &str) -> Served {
-    let engine = Arc::new(FakeEngine::new("fake", info));
+    serve_on(FakeEngine::new("fake", info), properties)
+}
+
+fn serve_on(engine: FakeEngine, properties: &str) -> Served {
+    let engine = Arc::new(engine);
     let host = host_of(Arc::clone(&engine));
-    let dir = dir_of(info.kind, properties);
+    let dir = dir_of(engine.info.kind, properties);
     let model = host.load(&ModelSpec::at(dir.path().to_str().unwrap())).unwrap();
     model.wait_ready_blocking().unwrap();
     Served { _dir: dir, host, model, engine }

@@ -58,9 +58,21 @@ impl fmt::Display for ModelStatus {
 
 #[derive(Debug)]
 enum State {
-    Loading { stage: String, done: u64, total: u64 },
+    Loading {
+        stage: String,
+        done: u64,
+        total: u64,
+    },
     Ready,
-    Failed { reason: String, error: Arc<HostError> },
+    /// It was lost, and is loaded again.
+    Lost {
+        reason: String,
+        error: Arc<HostError>,
+    },
+    Failed {
+        reason: String,
+        error: Arc<HostError>,
+    },
     Unloading,
 }
 
@@ -166,6 +178,35 @@ impl Lifecycle {
         is_loading
     }
 
+    /// The model is lost, and is loaded again; until then requests are told why they are refused.
+    pub(crate) fn lose(&self, error: HostError) {
+        let mut state = self.lock();
+        if matches!(*state, State::Ready | State::Lost { .. }) {
+            *state = State::Lost { reason: error.chain(), error: Arc::new(error) };
+        }
+        drop(state);
+        self.wake();
+    }
+
+    /// Whether it is lost, and not given up.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(*self.lock(), State::Lost { .. })
+    }
+
+    /// It is there again; `false` if it was given up meanwhile.
+    pub(crate) fn regain(&self) -> bool {
+        self.beat();
+        self.set_illness(None);
+        let mut state = self.lock();
+        let is_lost = matches!(*state, State::Lost { .. });
+        if is_lost {
+            *state = State::Ready;
+        }
+        drop(state);
+        self.wake();
+        is_lost
+    }
+
     /// The model is gone; the first reason stays.
     pub(crate) fn fail(&self, error: HostError) {
         let mut state = self.lock();
@@ -212,6 +253,7 @@ impl Lifecycle {
             State::Loading { stage, done, total } => {
                 ModelStatus::Loading { stage: stage.clone(), done: *done, total: *total }
             }
+            State::Lost { reason, .. } => ModelStatus::Unhealthy { reason: reason.clone() },
             State::Failed { reason, .. } => ModelStatus::Failed { reason: reason.clone() },
             State::Unloading => ModelStatus::Unloading,
             State::Ready => match self.ailment() {
@@ -235,11 +277,13 @@ impl Lifecycle {
     /// Whether requests are taken.
     ///
     /// # Errors
-    /// `NotReady` or `Failed`.
+    /// `NotReady`, or `Failed` while it is lost, too.
     pub(crate) fn check_ready(&self) -> Result<(), HostError> {
         match &*self.lock() {
             State::Ready => Ok(()),
-            State::Failed { reason, error } => Err(self.failed(reason, error)),
+            State::Lost { reason, error } | State::Failed { reason, error } => {
+                Err(self.failed(reason, error))
+            }
             State::Loading { .. } if self.load_is_lost() => Err(self.load_timeout()),
             State::Loading { .. } | State::Unloading => {
                 Err(HostError::NotReady { model: self.model.clone() })
@@ -263,7 +307,7 @@ impl Lifecycle {
     fn settled(&self) -> Option<Result<(), HostError>> {
         match &*self.lock() {
             State::Loading { .. } if self.load_is_lost() => Some(Err(self.load_timeout())),
-            State::Loading { .. } => None,
+            State::Loading { .. } | State::Lost { .. } => None,
             State::Ready => Some(Ok(())),
             State::Failed { error, .. } => Some(Err(HostError::clone(error))),
             State::Unloading => Some(Err(HostError::NotReady { model: self.model.clone() })),
@@ -288,7 +332,7 @@ impl Lifecycle {
                 return end;
             }
             let state = self.lock();
-            if matches!(*state, State::Loading { .. }) {
+            if matches!(*state, State::Loading { .. } | State::Lost { .. }) {
                 let _ = self.changed.wait_timeout(state, Duration::from_millis(500));
             }
         }

@@ -16,9 +16,10 @@ use drivetrain_engine::{
 
 use super::inbox::Inbox;
 use super::open::{LoadWatch, Opened, adapters_of, code_adapters_of, open, runs_own_code};
+use super::reload::Reload;
 use super::request_pool::{RawJob, RequestPool, panic_text};
 use super::services::{ModelServices, Published};
-use super::token_worker::TokenWorker;
+use super::token_worker::{TokenWorker, is_loss};
 use super::{Door, ModelHandle, Shared};
 use crate::HostError;
 use crate::adapters::Mail;
@@ -46,7 +47,8 @@ pub(crate) struct LoadInputs {
 
 /// A model with the worker that will drive it.
 enum Loaded {
-    Token(TokenWorker, Box<dyn TokenModel>),
+    /// The model is away while it is loaded again.
+    Token(TokenWorker, Option<Box<dyn TokenModel>>, Option<Box<Reload>>),
     Request(RequestPool, Box<dyn RequestModel>),
 }
 
@@ -72,7 +74,7 @@ fn live(shared: Arc<Shared>, inputs: &LoadInputs) {
         let loaded = slot.insert(load(&shared, inputs, &inboxes)?);
         drop(shared);
         match loaded {
-            Loaded::Token(worker, model) => worker.run(&mut **model),
+            Loaded::Token(worker, model, reload) => drive(worker, model, reload.as_deref_mut()),
             Loaded::Request(pool, model) => pool.run(&**model),
         }
     }))
@@ -88,6 +90,26 @@ fn live(shared: Arc<Shared>, inputs: &LoadInputs) {
     }
     tracing::info!(model = name, "the model is unloaded");
     lifecycle.gone();
+}
+
+/// Works until the model goes for good.
+fn drive(
+    worker: &mut TokenWorker,
+    slot: &mut Option<Box<dyn TokenModel>>,
+    reload: Option<&mut Reload>,
+) -> Result<(), HostError> {
+    let mut reload = reload;
+    while let Some(model) = slot {
+        let end = worker.run(&mut **model);
+        match (&mut reload, end) {
+            (Some(reload), Err(error)) if is_loss(Some(&error)) => {
+                *slot = None;
+                *slot = reload.again(worker, error)?;
+            }
+            (_, end) => return end,
+        }
+    }
+    Ok(())
 }
 
 /// The inbox of the model, whichever it is, for the end of its thread.
@@ -156,15 +178,18 @@ fn load(shared: &Shared, inputs: &LoadInputs, inboxes: &Inboxes) -> Result<Loade
             let inbox = Arc::new(Inbox::new(capacity));
             let _ = inboxes.token.set(Arc::clone(&inbox));
             let adapters = adapters_of(&opened, &inbox, model.as_mut())?;
+            let reload =
+                Reload::of(shared, inputs, &candidates, (opened, adapters.clone())).map(Box::new);
             let worker = TokenWorker {
                 name: name.to_owned(),
                 inbox: Arc::clone(&inbox),
                 lifecycle,
                 limits,
                 retry_threshold: config.workers.retry_threshold.value,
+                reloads: reload.is_some(),
                 n_leaked: Arc::new(AtomicUsize::new(0)),
             };
-            (Loaded::Token(worker, model), Door::Token { inbox, tasks, adapters })
+            (Loaded::Token(worker, Some(model), reload), Door::Token { inbox, tasks, adapters })
         }
         LoadedModel::Request(model) => {
             let inbox = Arc::new(Inbox::new(capacity));
@@ -214,23 +239,7 @@ pub(super) fn ask_engines<T>(
     n_threads: NonZeroUsize,
     ask: impl Fn(&dyn Engine, &LoadRequest<'_>) -> Result<T, EngineError>,
 ) -> Result<T, HostError> {
-    let Opened { config, weights: files, adapter, .. } = opened;
-    // Code that comes with the model is in its own directory, wherever the weights are.
-    let model_dir = match &opened.own {
-        Some(own) if runs_own_code(config) => own.path(),
-        _ => files.location(),
-    };
-    let local = files.path().to_string_lossy();
-    // An engine, or the code behind it, is to load what was brought here, not bring it again.
-    let is_address = |key: &str, value: &str| key == "model_id" && value.contains("://");
-    let options: Vec<(&str, &str)> = config
-        .options
-        .iter()
-        .map(|(key, value)| match is_address(key, value) {
-            true => (key.as_str(), local.as_ref()),
-            false => (key.as_str(), value.as_str()),
-        })
-        .collect();
+    let Opened { weights: files, adapter, .. } = opened;
     let mut first_error = None;
     for (idx, found) in candidates.iter().enumerate() {
         let engine = found.info.name.as_str();
@@ -249,16 +258,10 @@ pub(super) fn ask_engines<T>(
             lifecycle: Arc::clone(&shared.lifecycle),
             stop: Arc::clone(&shared.stop),
             published: Published::default(),
+            limit: None,
         }));
-        let request = LoadRequest {
-            model_name: &shared.name,
-            model_dir,
-            adapter_dir: adapter.as_ref().map(ModelDir::location),
-            options: Options::new(&options),
-            n_threads,
-            services,
-        };
-        match ask(&*found.engine, &request) {
+        let asked = (shared.name.as_str(), n_threads, services);
+        match with_request(opened, asked, |request| ask(&*found.engine, request)) {
             Ok(answer) => {
                 let why =
                     if candidates.len() == 1 { "the only candidate" } else { "loads it first" };
@@ -288,8 +291,41 @@ pub(super) fn ask_engines<T>(
     Err(first_error.unwrap_or_else(|| EngineError::internal("no engine was tried").into()))
 }
 
+/// Asks something of an engine with the request for the model: of this name, on so many threads.
+pub(super) fn with_request<T>(
+    opened: &Opened,
+    (name, n_threads, services): (&str, NonZeroUsize, Services),
+    ask: impl FnOnce(&LoadRequest<'_>) -> T,
+) -> T {
+    let Opened { config, weights: files, adapter, .. } = opened;
+    // Code that comes with the model is in its own directory, wherever the weights are.
+    let model_dir = match &opened.own {
+        Some(own) if runs_own_code(config) => own.path(),
+        _ => files.location(),
+    };
+    let local = files.path().to_string_lossy();
+    // An engine, or the code behind it, is to load what was brought here, not bring it again.
+    let is_address = |key: &str, value: &str| key == "model_id" && value.contains("://");
+    let options: Vec<(&str, &str)> = config
+        .options
+        .iter()
+        .map(|(key, value)| match is_address(key, value) {
+            true => (key.as_str(), local.as_ref()),
+            false => (key.as_str(), value.as_str()),
+        })
+        .collect();
+    ask(&LoadRequest {
+        model_name: name,
+        model_dir,
+        adapter_dir: adapter.as_ref().map(ModelDir::location),
+        options: Options::new(&options),
+        n_threads,
+        services,
+    })
+}
+
 /// An engine's figures have to make sense before anything is divided or allocated by them.
-fn check_info(info: &drivetrain_engine::TokenModelInfo) -> Result<(), HostError> {
+pub(super) fn check_info(info: &drivetrain_engine::TokenModelInfo) -> Result<(), HostError> {
     let zeros = [
         ("vocab", info.vocab),
         ("max_positions", info.max_positions),

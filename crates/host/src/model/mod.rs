@@ -7,6 +7,7 @@ mod lifecycle;
 mod load;
 mod open;
 mod plan;
+mod reload;
 mod request_pool;
 mod services;
 mod sink;
@@ -440,8 +441,15 @@ impl ModelHandle {
         &self.shared
     }
 
+    fn stop_reload(&self) {
+        if self.shared.lifecycle.is_lost() {
+            self.shared.stop.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Ends all work by `deadline`; a load is told to stop at once.
     pub(crate) fn drain(&self, deadline: Instant) {
+        self.stop_reload();
         match self.shared.door.get() {
             Some(Door::Token { inbox, .. }) => inbox.drain(deadline),
             Some(Door::Request { inbox, .. }) => inbox.drain(deadline),
@@ -451,6 +459,7 @@ impl ModelHandle {
 
     /// Takes nothing more, and lets go of the model when the work in hand is done.
     pub(crate) fn unload(&self, deadline: Instant) {
+        self.stop_reload();
         self.shared.lifecycle.unload();
         self.drain(deadline);
         if let Some(door) = self.shared.door.get() {

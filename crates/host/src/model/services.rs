@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use drivetrain_engine::{HostServices, LogLevel, MetricKind};
 use metrics::{counter, gauge, histogram};
@@ -21,6 +22,8 @@ pub(crate) struct ModelServices {
     pub(crate) lifecycle: Arc<Lifecycle>,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) published: Published,
+    /// When loading the model again has taken too long; the first load's limit is the life cycle's.
+    pub(crate) limit: Option<Instant>,
 }
 
 /// The metrics that an engine, or the code behind it, has named. They are strangers' words, so there
@@ -80,7 +83,8 @@ impl HostServices for ModelServices {
     }
 
     fn cancelled(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.lifecycle.load_is_late()
+        let is_late = self.limit.is_some_and(|limit| Instant::now() > limit);
+        is_late || self.stop.load(Ordering::Relaxed) || self.lifecycle.load_is_late()
     }
 }
 

@@ -29,6 +29,8 @@ pub(crate) struct TokenWorker {
     /// Failures of the engine's own in a row that are forgiven; then the model is given up, unless
     /// one request may be the cause of all.
     pub(crate) retry_threshold: u32,
+    /// Whether the model is loaded again when it is lost.
+    pub(crate) reloads: bool,
     /// Sequences that the engine held at the last idle moment; 0 unless it leaks.
     pub(crate) n_leaked: Arc<AtomicUsize>,
 }
@@ -46,11 +48,29 @@ impl TokenWorker {
                 source: Some(Arc::new(error.clone())),
             };
             // Whoever gets its error now must not be told that the model is ready.
-            self.lifecycle.fail(error.clone());
+            if self.reloads && is_loss(end.as_ref().err()) {
+                self.lifecycle.lose(error.clone());
+                self.refuse_waiting(&mut scheduler);
+            } else {
+                self.lifecycle.fail(error.clone());
+            }
             scheduler.fail_all(&error);
         }
         gauges.record(&mut scheduler);
         end
+    }
+
+    /// Takes what waits for the model, which goes with it.
+    fn refuse_waiting(&self, scheduler: &mut Scheduler) {
+        let mut mail = Vec::new();
+        self.inbox.take_all(&mut mail);
+        for mail in mail {
+            match mail {
+                Mail::Job(job) => scheduler.push(job),
+                // Who asked for it hears that nobody answers.
+                Mail::Load { .. } | Mail::Unload(_) => {}
+            }
+        }
     }
 
     fn turn(
@@ -141,4 +161,9 @@ impl TokenWorker {
             tracing::warn!(model = self.name, n_held, "the engine holds sequences while idle");
         }
     }
+}
+
+/// Whether this end is the loss of what computes, and no fault of the host's or the engine's.
+pub(super) fn is_loss(error: Option<&HostError>) -> bool {
+    matches!(error, Some(HostError::Engine(error)) if error.kind() == ErrorKind::DeviceLost)
 }

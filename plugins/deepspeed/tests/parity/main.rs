@@ -12,7 +12,11 @@ const EXACT: &[(&str, &str)] = &[("dtype", "fp32")];
 
 /// Further options for the model in this directory.
 fn options_of(_: &Path) -> Vec<(&'static str, String)> {
-    vec![("tensor_parallel_degree", degrees::own().to_string())]
+    let mut options = vec![("tensor_parallel_degree", degrees::own().to_string())];
+    if degrees::is_mpi() {
+        options.push(("mpi_mode", "true".to_owned()));
+    }
+    options
 }
 
 #[path = "../../../accelerate/tests/parity/adapters.rs"]
@@ -37,4 +41,5 @@ mod support;
 mod variants;
 
 mod degrees;
+mod mpi;
 mod own;

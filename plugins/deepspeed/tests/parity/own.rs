@@ -60,13 +60,13 @@ const UNEVEN: [&str; 5] = [
     "opt_projected",
 ];
 
-fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     workspace("tests/fixtures").join(name)
 }
 
 /// Keeps what is logged.
 #[derive(Default)]
-struct Log(Mutex<Vec<String>>);
+pub(crate) struct Log(Mutex<Vec<String>>);
 
 impl HostServices for Log {
     fn log(&self, _: LogLevel, message: &str) {
@@ -79,7 +79,7 @@ impl HostServices for Log {
     }
 }
 
-fn request<'a>(
+pub(crate) fn request<'a>(
     dir: &'a Path,
     options: &'a [(&'a str, &'a str)],
     n_threads: usize,

@@ -1,5 +1,7 @@
 //! Full queues, slow and dead engines, clients that go away, and the end of the server.
 
+use drivetrain_engine::RELOADS_LOST_MODELS;
+
 use super::*;
 use crate::fake::Failure;
 
@@ -105,6 +107,29 @@ async fn a_lost_device_or_a_panic_fails_the_model() {
         assert!(matches!(error, HostError::Failed { .. }), "{error:?}");
         wait_until(|| served.engine.n_alive.load(Ordering::SeqCst) == 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_may_be_loaded_again_comes_back() {
+    let mut engine = FakeEngine::new("fake", info(ModelKind::Decoder));
+    engine.capabilities = vec![RELOADS_LOST_MODELS.to_owned()];
+    let served = serve_on(engine, "retry_threshold=2\n");
+    for n_lost in 1..=2 {
+        fail(&served, n_forwards(&served) + 3, Failure::DeviceLost);
+        let error = served.model.submit(long()).await.unwrap_err();
+        assert!(error.chain().contains("the device is gone"), "{error:?}");
+        served.engine.book.lock().unwrap().fails_at = None;
+        served.model.wait_ready().await.unwrap();
+        assert_eq!(served.model.status(), ModelStatus::Ready);
+        assert_eq!(served.engine.n_alive.load(Ordering::SeqCst), 1, "{n_lost}");
+        assert!(served.model.submit(long()).await.is_ok());
+    }
+    // Once more is too often.
+    fail(&served, 0, Failure::DeviceLost);
+    let _ = served.model.submit(long()).await.unwrap_err();
+    wait_until(|| matches!(served.model.status(), ModelStatus::Failed { .. }));
+    wait_until(|| served.engine.n_alive.load(Ordering::SeqCst) == 0);
+    assert!(sins(&served).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
