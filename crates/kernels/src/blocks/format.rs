@@ -1,71 +1,234 @@
-//! What each format's blocks hold, as bytes to multiply and what their products are scaled by.
+//! What each format's blocks hold: bytes to multiply, and what their products are scaled by.
 
+use super::product::PANEL;
+use super::quantise::Extra;
 use crate::vector::Simd;
 use crate::vector::bytes::Bytes;
 
-/// 32 weights as bytes.
-pub(super) struct Weights<S: Bytes> {
-    pub(super) bytes: S::B,
-    /// For each two bytes an i16, where the format has scales within a block.
-    pub(super) scales: S::B,
+/// How the groups of 32 of a block are multiplied, where formats are unpacked.
+pub(super) trait Shape {
+    /// Groups of 32 in a block.
+    const GROUPS: usize;
+    /// Whether bytes are signed ones of 8 bits; they are multiplied as 16 bits.
+    const IS_WIDE: bool;
+    /// Parts of a group whose sums fit into 16 bits.
+    const PARTS: usize;
+    /// Scales of a group: none, one, or one for each part.
+    const SCALES: usize;
+    /// Whether weights are less an offset, which is taken from the sums.
+    const HAS_OFFSET: bool;
+    /// Whether groups have least values.
+    const HAS_LEAST: bool;
+
+    /// Vectors of 8 columns' weights that a group is.
+    const VECTORS: usize = if Self::IS_WIDE { 16 } else { 8 };
+    /// Bytes of an unpacked group of 8 columns: the weights, the scales, the least values.
+    const GROUP_BYTES: usize = (Self::VECTORS + Self::SCALES + Self::HAS_LEAST as usize) * 32;
+    /// Bytes of an unpacked block of 8 columns: the groups, the scale.
+    const BLOCK_BYTES: usize = Self::GROUPS * Self::GROUP_BYTES + 32;
 }
 
-/// What joins at the end of a block.
-pub(super) struct Rest<S: Bytes> {
-    /// The block's scale, 8 times.
+/// The most bytes that [`Shape::BLOCK_BYTES`] is for each 32 elements.
+pub(super) const fn unpacked_bytes(is_wide: bool) -> usize {
+    if is_wide { 18 * 32 } else { 12 * 32 }
+}
+
+macro_rules! shapes {
+    ($($(#[$about:meta])* $name:ident: $groups:expr, $wide:expr, $parts:expr, $scales:expr, $offset:expr,
+        $least:expr;)*) => {
+        $($(#[$about])*
+        pub(super) struct $name;
+
+        impl Shape for $name {
+            const GROUPS: usize = $groups;
+            const IS_WIDE: bool = $wide;
+            const PARTS: usize = $parts;
+            const SCALES: usize = $scales;
+            const HAS_OFFSET: bool = $offset;
+            const HAS_LEAST: bool = $least;
+        }
+
+        const _: () = assert!($name::BLOCK_BYTES <= $groups * unpacked_bytes($wide));)*
+    };
+}
+
+// Groups, is wide, parts, scales, has an offset, has least values.
+shapes! {
+    /// 4 or 5 bits less an offset: sums of 32 of either are within 16 bits once it is taken away.
+    Offset: 1, false, 1, 0, true, false;
+    /// 4 bits.
+    Least: 1, false, 1, 0, false, true;
+    /// 5 bits: sums of 32 are not within 16 bits.
+    Least5: 1, false, 2, 0, false, true;
+    /// 8 bits.
+    Wide: 1, true, 1, 0, false, false;
+    /// 8 bits, with a least value.
+    WideLeast: 1, true, 1, 0, false, true;
+    /// 4 bits, and one scale a group.
+    Scaled: 8, false, 1, 1, false, true;
+    /// 5 bits, and one scale a group.
+    Scaled5: 8, false, 2, 1, false, true;
+    /// 6 bits less 32, and two scales a group: sums of 16 are within 16 bits.
+    Scaled6: 8, false, 2, 2, true, false;
+}
+
+/// A block of each of some columns.
+pub(super) type Blocks<'a> = [&'a [u8]; PANEL];
+
+/// Vectors of a block of 8 columns side by side: of each four bytes, as the blocks hold them.
+pub(super) type Planes<S> = [<S as Bytes>::B; 48];
+
+/// What the products of a block of 8 columns are scaled by.
+pub(super) struct Joint<S: Bytes> {
+    /// The scales of the blocks.
     pub(super) d: S::Eight,
-    /// What the sums of activations are multiplied by; `LEAST` of them count.
-    pub(super) least: [S::Eight; 2],
+    /// The least values; or what those of groups are multiplied by.
+    least: S::Eight,
+    /// The scales of groups, or of their halves: four signed bytes a vector.
+    scales: [S::B; 4],
+    /// The least values of groups: four signed bytes a vector.
+    leasts: [S::B; 2],
+}
+
+impl<S: Simd> Joint<S> {
+    /// Of blocks without groups.
+    #[inline(always)]
+    fn new(s: S, d: S::Eight, least: S::Eight) -> Self {
+        let none = s.as_bytes(s.sixteen(0));
+        Self { d, least, scales: [none; 4], leasts: [none; 2] }
+    }
+
+    /// The scales of a part of a group, each twice.
+    #[inline(always)]
+    pub(super) fn scales<H: Shape>(&self, s: S, group_idx: usize, part: usize) -> S::Pairs {
+        if H::SCALES == 0 {
+            return s.sixteen(1);
+        }
+        let idx = group_idx * H::SCALES + part % H::SCALES;
+        s.twice(self.scales[idx / 4], idx % 4)
+    }
+
+    /// The least values of a group.
+    #[inline(always)]
+    pub(super) fn least<H: Shape>(&self, s: S, group_idx: usize) -> S::Eight {
+        if H::GROUPS == 1 {
+            return self.least;
+        }
+        let steps = s.ints_of(self.leasts[group_idx / 4], group_idx % 4);
+        s.mul_eight(s.float(steps), self.least)
+    }
 }
 
 /// A format of blocks.
 ///
-/// An element is `d * scale * byte + least`. The block's share of a column's sum is, in this order and
-/// whatever the path,
+/// An element is `d * scale * (byte - offset) + least`. The block's share of a column's sum is, in this
+/// order and whatever the path,
 ///
 /// ```text
-/// t = sum over groups of 32 of (scale of x * dot(bytes * scales, x))        8 lanes, fused
-/// sum += d * t;  sum += least * total of x, for 8 totals at once
+/// for each group of 32:
+///   whole = sum over 32 of scale * (byte - offset) * x                    exact, in i32
+///   t += scale of x * whole;  sum += least * total of x                   fused
+/// sum += d * t
 /// ```
-///
-/// A block of 32 has one total, an eighth of which each lane takes.
 pub(super) trait Format {
     /// Elements of a block.
     const LEN: usize;
     /// Bytes of a block.
     const BYTES: usize;
-    /// Whether groups have scales; bytes are unsigned then.
-    const HAS_SCALES: bool;
-    /// Vectors of least values.
-    const LEAST: usize;
+    /// What is taken from each byte.
+    const OFFSET: u8 = 0;
+    /// How its groups are multiplied.
+    type Shape: Shape;
 
-    /// Gives each group of 32 to `each`.
-    fn unpack<S: Simd>(s: S, block: &[u8], each: impl FnMut(usize, Weights<S>)) -> Rest<S>;
+    /// Turns blocks, so that columns lie side by side.
+    fn turn<S: Simd>(s: S, blocks: &Blocks<'_>, planes: &mut Planes<S>);
 
-    /// Groups of 32 in a block.
-    const GROUPS: usize = Self::LEN / 32;
-    /// Vectors of 32 bytes that an unpacked group is.
-    const GROUP_VECTORS: usize = if Self::HAS_SCALES { 2 } else { 1 };
-    /// Bytes of an unpacked block: the groups, the least values, the scale.
-    const UNPACKED: usize = (Self::GROUPS * Self::GROUP_VECTORS + Self::LEAST + 1) * 32;
+    /// The next four bytes of each column, the `four`-th of their group.
+    fn bytes<S: Simd>(s: S, planes: &Planes<S>, group_idx: usize, four: usize) -> S::B;
+
+    /// The bytes of a block of 32, as they lie; of wide ones.
+    #[inline(always)]
+    fn wide<S: Simd>(s: S, block: &[u8]) -> S::B {
+        s.bytes(block)
+    }
+
+    /// What joins the products.
+    fn joint<S: Simd>(s: S, blocks: &Blocks<'_>) -> Joint<S>;
 }
 
-/// The binary16 at a byte of a block.
-#[inline(always)]
-fn half<S: Bytes>(s: S, block: &[u8], at: usize) -> f32 {
-    s.half(u16::from_le_bytes([block[at], block[at + 1]]))
+/// What a format's products want of activations beside their bytes.
+pub(super) const fn extra<F: Format>() -> Extra {
+    match (F::Shape::HAS_LEAST, F::Shape::HAS_OFFSET) {
+        (true, _) => Extra::Totals,
+        (_, false) => Extra::Nothing,
+        _ if F::Shape::SCALES == 2 => Extra::Offsets(F::OFFSET),
+        _ => Extra::Offset(F::OFFSET),
+    }
 }
 
-/// The 32 bits at a byte of a block.
+/// The 32 bits at a byte of each block, behind which are 12 bytes more. (Put together one by one, those of
+/// which half is used became byte by byte in the compiler's hands.)
 #[inline(always)]
-fn word(block: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
+fn words<S: Bytes>(s: S, blocks: &Blocks<'_>, at: usize) -> S::B {
+    let mut turned = [s.as_bytes(s.sixteen(0)); 4];
+    turn_16(s, blocks, at, &mut turned);
+    turned[0]
 }
 
-/// The 64 bits at a byte of a block.
+/// Turns the 16 bytes at a byte of each block.
 #[inline(always)]
-fn long(block: &[u8], at: usize) -> u64 {
-    u64::from(word(block, at)) | u64::from(word(block, at + 4)) << 32
+fn turn_16<S: Bytes>(s: S, blocks: &Blocks<'_>, at: usize, planes: &mut [S::B]) {
+    let mut from = *blocks;
+    for from in &mut from {
+        *from = &from[at..at + 16];
+    }
+    planes[..4].copy_from_slice(&s.turn(from));
+}
+
+/// Turns the 32 bytes at a byte of each block.
+#[inline(always)]
+fn turn_32<S: Bytes>(s: S, blocks: &Blocks<'_>, at: usize, planes: &mut [S::B]) {
+    turn_16(s, blocks, at, planes);
+    turn_16(s, blocks, at + 16, &mut planes[4..]);
+}
+
+/// Of 16 bytes whose low and high halves are the first and the second 16 elements.
+#[inline(always)]
+fn nibbles<S: Simd>(s: S, planes: &Planes<S>, four: usize) -> S::B {
+    match four {
+        0..4 => s.and(planes[four], 0xf),
+        _ => s.and(s.down(planes[four - 4], 4), 0xf),
+    }
+}
+
+/// As [`nibbles`], with fifth bits behind.
+#[inline(always)]
+fn fifths<S: Simd>(s: S, planes: &Planes<S>, four: usize) -> S::B {
+    s.or(nibbles(s, planes, four), s.and(s.spread(planes[4], four), 0x10))
+}
+
+/// What joins the products of blocks that have a scale alone.
+#[inline(always)]
+fn scale_alone<S: Simd>(s: S, blocks: &Blocks<'_>) -> Joint<S> {
+    let [d, _] = s.halves(words(s, blocks, 0));
+    Joint::new(s, d, s.eight(0.0))
+}
+
+/// What joins the products of blocks that begin with a scale and a least value.
+#[inline(always)]
+fn scale_and_least<S: Simd>(s: S, blocks: &Blocks<'_>) -> Joint<S> {
+    let [d, least] = s.halves(words(s, blocks, 0));
+    Joint::new(s, d, least)
+}
+
+/// What joins the products of blocks that begin with a scale and a zero, which are less `middle`. What
+/// it leaves is a least value: a small whole number of `d`, which f32 holds exactly.
+#[inline(always)]
+fn scale_and_zero<S: Simd>(s: S, blocks: &Blocks<'_>, middle: u8) -> Joint<S> {
+    let words = words(s, blocks, 0);
+    let [d, _] = s.halves(words);
+    let zeros = s.float(s.ints_of(s.less(words, middle), 2));
+    Joint::new(s, d, s.mul_eight(zeros, s.mul_eight(d, s.eight(-1.0))))
 }
 
 /// `d`, 32 signed bytes.
@@ -74,186 +237,130 @@ pub(super) struct Q8Zero;
 impl Format for Q8Zero {
     const LEN: usize = 32;
     const BYTES: usize = 34;
-    const HAS_SCALES: bool = false;
-    const LEAST: usize = 0;
+    type Shape = Wide;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
-        let bytes = s.bytes(&block[2..]);
-        each(0, Weights { bytes, scales: bytes });
-        rest_of_32(s, half(s, block, 0), 0.0)
+    fn turn<S: Simd>(s: S, blocks: &Blocks<'_>, planes: &mut Planes<S>) {
+        turn_32(s, blocks, 2, planes);
+    }
+
+    #[inline(always)]
+    fn bytes<S: Simd>(_: S, planes: &Planes<S>, _: usize, four: usize) -> S::B {
+        planes[four]
+    }
+
+    #[inline(always)]
+    fn wide<S: Simd>(s: S, block: &[u8]) -> S::B {
+        s.bytes(&block[2..])
+    }
+
+    #[inline(always)]
+    fn joint<S: Simd>(s: S, blocks: &Blocks<'_>) -> Joint<S> {
+        scale_alone(s, blocks)
     }
 }
 
-/// `d`, 16 bytes whose low and high halves, less 8, are the first and the second 16 elements.
-pub(super) struct Q4Zero;
-
-impl Format for Q4Zero {
-    const LEN: usize = 32;
-    const BYTES: usize = 18;
-    const HAS_SCALES: bool = false;
-    const LEAST: usize = 0;
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
-        let bytes = s.less(s.nibbles(&block[2..]), 8);
-        each(0, Weights { bytes, scales: bytes });
-        rest_of_32(s, half(s, block, 0), 0.0)
-    }
-}
-
-/// `d`, the zero, 16 bytes whose low and high halves, less the zero, are the first and the second 16
-/// elements.
-pub(super) struct Group4;
-
-impl Format for Group4 {
-    const LEN: usize = 32;
-    const BYTES: usize = 19;
-    const HAS_SCALES: bool = false;
-    const LEAST: usize = 0;
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
-        let bytes = s.less(s.nibbles(&block[3..]), block[2]);
-        each(0, Weights { bytes, scales: bytes });
-        rest_of_32(s, half(s, block, 0), 0.0)
-    }
-}
-
-/// `d`, the zero, 32 unsigned bytes; elements are less the zero. Bytes are signed less 128, and what
-/// that leaves is a least value: a small whole number of `d`, which f32 holds exactly.
+/// `d`, the zero, 32 unsigned bytes; elements are less the zero. Bytes and zeros are signed less 128.
 pub(super) struct Group8;
 
 impl Format for Group8 {
     const LEN: usize = 32;
     const BYTES: usize = 35;
-    const HAS_SCALES: bool = false;
-    const LEAST: usize = 1;
+    type Shape = WideLeast;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
-        let bytes = s.less(s.bytes(&block[3..]), 128);
-        each(0, Weights { bytes, scales: bytes });
-        let d = half(s, block, 0);
-        rest_of_32(s, d, d * (128.0 - f32::from(block[2])))
+    fn turn<S: Simd>(s: S, blocks: &Blocks<'_>, planes: &mut Planes<S>) {
+        turn_32(s, blocks, 3, planes);
+    }
+
+    #[inline(always)]
+    fn bytes<S: Simd>(s: S, planes: &Planes<S>, _: usize, four: usize) -> S::B {
+        s.less(planes[four], 128)
+    }
+
+    #[inline(always)]
+    fn wide<S: Simd>(s: S, block: &[u8]) -> S::B {
+        s.less(s.bytes(&block[3..]), 128)
+    }
+
+    #[inline(always)]
+    fn joint<S: Simd>(s: S, blocks: &Blocks<'_>) -> Joint<S> {
+        scale_and_zero(s, blocks, 128)
     }
 }
 
-/// What joins at the end of 32 elements with a least value.
+/// The formats of 4 and 5 bits whose blocks are one group.
+macro_rules! of_one_group {
+    ($($(#[$about:meta])* $name:ident: $bytes:expr, $offset:expr, $shape:ty, $joint:expr, $nibbles:expr,
+        $fifths:expr;)*) => {
+        $($(#[$about])*
+        pub(super) struct $name;
+
+        impl Format for $name {
+            const LEN: usize = 32;
+            const BYTES: usize = $bytes;
+            const OFFSET: u8 = $offset;
+            type Shape = $shape;
+
+            #[inline(always)]
+            fn turn<S: Simd>(s: S, blocks: &Blocks<'_>, planes: &mut Planes<S>) {
+                turn_16(s, blocks, $nibbles, planes);
+                let fifths: Option<usize> = $fifths;
+                if let Some(at) = fifths {
+                    planes[4] = words(s, blocks, at);
+                }
+            }
+
+            #[inline(always)]
+            fn bytes<S: Simd>(s: S, planes: &Planes<S>, _: usize, four: usize) -> S::B {
+                let has_fifths = Option::<usize>::is_some(&$fifths);
+                if has_fifths { fifths(s, planes, four) } else { nibbles(s, planes, four) }
+            }
+
+            #[inline(always)]
+            fn joint<S: Simd>(s: S, blocks: &Blocks<'_>) -> Joint<S> {
+                $joint(s, blocks)
+            }
+        })*
+    };
+}
+
+// Bytes, offset, shape, what begins the block, where its halves of bytes and its fifth bits are.
+of_one_group! {
+    /// `d`, 16 bytes whose low and high halves, less 8, are the first and the second 16 elements.
+    Q4Zero: 18, 8, Offset, scale_alone, 2, None;
+    /// `d`, the least value, then as `Q4Zero`, with nothing less.
+    Q4One: 20, 0, Least, scale_and_least, 4, None;
+    /// `d`, 32 fifth bits, then as `Q4Zero`; elements are less 16.
+    Q5Zero: 22, 16, Offset, scale_alone, 6, Some(2);
+    /// `d`, the least value, 32 fifth bits, then as `Q4One`.
+    Q5One: 24, 0, Least5, scale_and_least, 8, Some(4);
+    /// `d`, the zero, then as `Q4One`; elements are less the zero.
+    Group4: 19, 0, Least, |s, blocks| scale_and_zero(s, blocks, 0), 3, None;
+}
+
+/// What joins the products of blocks that begin with `d`, `d` of least values, and eight scales and
+/// eight least values of 6 bits in 12 bytes.
 #[inline(always)]
-fn rest_of_32<S: Simd>(s: S, d: f32, least: f32) -> Rest<S> {
-    Rest { d: s.eight(d), least: [s.eight(least), s.eight(0.0)] }
+fn scales_and_leasts<S: Simd>(s: S, blocks: &Blocks<'_>) -> Joint<S> {
+    let mut turned = [s.as_bytes(s.sixteen(0)); 4];
+    turn_16(s, blocks, 0, &mut turned);
+    let [both, first, second, third] = turned;
+    let [d, least] = s.halves(both);
+    let mut joint = Joint::new(s, d, s.mul_eight(least, s.eight(-1.0)));
+    let [four, upper] = [s.and(third, 0xf), s.and(s.down(first, 2), 0x30)];
+    joint.scales[0] = s.and(first, 0x3f);
+    joint.scales[1] = s.or(four, upper);
+    let [four, upper] = [s.and(s.down(third, 4), 0xf), s.and(s.down(second, 2), 0x30)];
+    joint.leasts[0] = s.and(second, 0x3f);
+    joint.leasts[1] = s.or(four, upper);
+    joint
 }
 
-/// 32 bits to 32 bytes that have 16 where the bit is set.
+/// The half of bytes `four` of 32 that hold 64 elements, the low halves first.
 #[inline(always)]
-fn fifths<S: Simd>(s: S, bits: u32) -> S::B {
-    s.and(s.spread(bits), 0x10)
-}
-
-/// `d`, the least value, 16 bytes whose low and high halves are the first and the second 16 elements.
-pub(super) struct Q4One;
-
-impl Format for Q4One {
-    const LEN: usize = 32;
-    const BYTES: usize = 20;
-    const HAS_SCALES: bool = false;
-    const LEAST: usize = 1;
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
-        let bytes = s.nibbles(&block[4..]);
-        each(0, Weights { bytes, scales: bytes });
-        rest_of_32(s, half(s, block, 0), half(s, block, 2))
-    }
-}
-
-/// `d`, 32 fifth bits, then as `Q4Zero`; elements are less 16.
-pub(super) struct Q5Zero;
-
-impl Format for Q5Zero {
-    const LEN: usize = 32;
-    const BYTES: usize = 22;
-    const HAS_SCALES: bool = false;
-    const LEAST: usize = 0;
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
-        let bytes = s.or(s.nibbles(&block[6..]), fifths(s, word(block, 2)));
-        let bytes = s.less(bytes, 16);
-        each(0, Weights { bytes, scales: bytes });
-        rest_of_32(s, half(s, block, 0), 0.0)
-    }
-}
-
-/// `d`, the least value, 32 fifth bits, then as `Q4One`.
-pub(super) struct Q5One;
-
-impl Format for Q5One {
-    const LEN: usize = 32;
-    const BYTES: usize = 24;
-    const HAS_SCALES: bool = false;
-    const LEAST: usize = 1;
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
-        let bytes = s.or(s.nibbles(&block[8..]), fifths(s, word(block, 4)));
-        each(0, Weights { bytes, scales: bytes });
-        rest_of_32(s, half(s, block, 0), half(s, block, 2))
-    }
-}
-
-/// A scale of 8 bits lies in the upper half of 16: the lower half costs nothing, and this takes it away.
-const BELOW: f32 = 1.0 / 256.0;
-
-/// For `pick`: byte `low` of 16 to the upper halves of 8 i16, and byte `high` to 8 more.
-const fn places(low: u8, high: u8) -> [u8; 32] {
-    let mut places = [0x80; 32];
-    let mut idx = 0;
-    while idx < 8 {
-        places[2 * idx + 1] = low;
-        places[2 * idx + 17] = high;
-        idx += 1;
-    }
-    places
-}
-
-/// One scale a group.
-static WHOLE: [[u8; 32]; 8] = [
-    places(0, 0),
-    places(1, 1),
-    places(2, 2),
-    places(3, 3),
-    places(4, 4),
-    places(5, 5),
-    places(6, 6),
-    places(7, 7),
-];
-
-/// Two scales a group.
-static HALVES: [[u8; 32]; 8] = [
-    places(0, 1),
-    places(2, 3),
-    places(4, 5),
-    places(6, 7),
-    places(8, 9),
-    places(10, 11),
-    places(12, 13),
-    places(14, 15),
-];
-
-/// Eight scales and eight least values of 6 bits in 12 bytes: the scales for `pick`, and what joins at
-/// the end.
-#[inline(always)]
-fn scales_and_least<S: Simd>(s: S, block: &[u8]) -> (S::B, Rest<S>) {
-    let [first, second, third] = [word(block, 4), word(block, 8), word(block, 12)];
-    let upper = |packed: u32| packed >> 2 & 0x3030_3030;
-    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-    let scales = pair(first & 0x3f3f_3f3f, third & 0x0f0f_0f0f | upper(first));
-    let least = pair(second & 0x3f3f_3f3f, third >> 4 & 0x0f0f_0f0f | upper(second));
-    let least = s.mul_eight(s.eight_of(least), s.eight(-half(s, block, 2)));
-    let rest = Rest { d: s.eight(half(s, block, 0) * BELOW), least: [least, s.eight(0.0)] };
-    (s.twice(u128::from(scales)), rest)
+fn half_of_32<S: Simd>(s: S, planes: &Planes<S>, group_idx: usize, four: usize) -> S::B {
+    s.and(s.down(planes[group_idx / 2 * 8 + four], group_idx % 2 * 4), 0xf)
 }
 
 /// `d`, `d` of least values, 12 bytes of scales, 128 bytes of which 32 hold 64 elements, the low
@@ -263,21 +370,23 @@ pub(super) struct Q4K;
 impl Format for Q4K {
     const LEN: usize = 256;
     const BYTES: usize = 144;
-    const HAS_SCALES: bool = true;
-    const LEAST: usize = 1;
+    type Shape = Scaled;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
-        let (scales, rest) = scales_and_least(s, block);
-        let mut give = |idx: usize, bytes: S::B| {
-            each(idx, Weights { bytes, scales: s.pick(scales, &WHOLE[idx]) });
-        };
+    fn turn<S: Simd>(s: S, blocks: &Blocks<'_>, planes: &mut Planes<S>) {
         for idx in 0..4 {
-            let packed = s.bytes(&block[16 + 32 * idx..]);
-            give(2 * idx, s.and(packed, 0xf));
-            give(2 * idx + 1, s.and(s.down(packed, 4), 0xf));
+            turn_32(s, blocks, 16 + 32 * idx, &mut planes[8 * idx..]);
         }
-        rest
+    }
+
+    #[inline(always)]
+    fn bytes<S: Simd>(s: S, planes: &Planes<S>, group_idx: usize, four: usize) -> S::B {
+        half_of_32(s, planes, group_idx, four)
+    }
+
+    #[inline(always)]
+    fn joint<S: Simd>(s: S, blocks: &Blocks<'_>) -> Joint<S> {
+        scales_and_leasts(s, blocks)
     }
 }
 
@@ -287,58 +396,68 @@ pub(super) struct Q5K;
 impl Format for Q5K {
     const LEN: usize = 256;
     const BYTES: usize = 176;
-    const HAS_SCALES: bool = true;
-    const LEAST: usize = 1;
+    type Shape = Scaled5;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
-        let (scales, rest) = scales_and_least(s, block);
-        let fifths = s.bytes(&block[16..48]);
-        let mut give = |idx: usize, four: S::B| {
-            let moved = if idx < 4 { s.up(fifths, 4 - idx) } else { s.down(fifths, idx - 4) };
-            let bytes = s.or(four, s.and(moved, 0x10));
-            each(idx, Weights { bytes, scales: s.pick(scales, &WHOLE[idx]) });
-        };
+    fn turn<S: Simd>(s: S, blocks: &Blocks<'_>, planes: &mut Planes<S>) {
         for idx in 0..4 {
-            let packed = s.bytes(&block[48 + 32 * idx..]);
-            give(2 * idx, s.and(packed, 0xf));
-            give(2 * idx + 1, s.and(s.down(packed, 4), 0xf));
+            turn_32(s, blocks, 48 + 32 * idx, &mut planes[8 * idx..]);
         }
-        rest
+        turn_32(s, blocks, 16, &mut planes[32..]);
+    }
+
+    #[inline(always)]
+    fn bytes<S: Simd>(s: S, planes: &Planes<S>, group_idx: usize, four: usize) -> S::B {
+        let fifths = planes[32 + four];
+        let moved = match group_idx {
+            0..4 => s.up(fifths, 4 - group_idx),
+            _ => s.down(fifths, group_idx - 4),
+        };
+        s.or(half_of_32(s, planes, group_idx, four), s.and(moved, 0x10))
+    }
+
+    #[inline(always)]
+    fn joint<S: Simd>(s: S, blocks: &Blocks<'_>) -> Joint<S> {
+        scales_and_leasts(s, blocks)
     }
 }
 
 /// Four low bits of each element in 128 bytes, of which 64 hold 128; two high bits in 64 bytes, of which
-/// 32 hold 128; 16 signed scales, `d`. Elements are less 32, which becomes least values.
+/// 32 hold 128; 16 signed scales, `d`. Elements are less 32.
 pub(super) struct Q6K;
 
 impl Format for Q6K {
     const LEN: usize = 256;
     const BYTES: usize = 210;
-    const HAS_SCALES: bool = true;
-    const LEAST: usize = 2;
+    const OFFSET: u8 = 32;
+    type Shape = Scaled6;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, block: &[u8], mut each: impl FnMut(usize, Weights<S>)) -> Rest<S> {
-        let d = half(s, block, 208);
-        let packed = [long(block, 192), long(block, 200)];
-        let scales = s.twice(u128::from(packed[0]) | u128::from(packed[1]) << 64);
-        for part in 0..2 {
-            let low = [s.bytes(&block[part * 64..]), s.bytes(&block[part * 64 + 32..])];
-            let high = s.bytes(&block[128 + part * 32..]);
-            for group in 0..4 {
-                let four = low[group % 2];
-                let four = s.and(if group < 2 { four } else { s.down(four, 4) }, 0xf);
-                let two = match group {
-                    0..2 => s.up(high, 4 - 2 * group),
-                    _ => s.down(high, 2 * group - 4),
-                };
-                let idx = part * 4 + group;
-                let bytes = s.or(four, s.and(two, 0x30));
-                each(idx, Weights { bytes, scales: s.pick(scales, &HALVES[idx]) });
-            }
+    fn turn<S: Simd>(s: S, blocks: &Blocks<'_>, planes: &mut Planes<S>) {
+        for idx in 0..6 {
+            turn_32(s, blocks, 32 * idx, &mut planes[8 * idx..]);
         }
-        let least = packed.map(|eight| s.mul_eight(s.eight_of(eight), s.eight(-32.0 * d)));
-        Rest { d: s.eight(d * BELOW), least }
+    }
+
+    #[inline(always)]
+    fn bytes<S: Simd>(s: S, planes: &Planes<S>, group_idx: usize, four: usize) -> S::B {
+        let (part, group) = (group_idx / 4, group_idx % 4);
+        let low = s.down(planes[part * 16 + group % 2 * 8 + four], group / 2 * 4);
+        let twos = planes[32 + part * 8 + four];
+        let moved = match group {
+            0..2 => s.up(twos, 4 - 2 * group),
+            _ => s.down(twos, 2 * group - 4),
+        };
+        s.or(s.and(low, 0xf), s.and(moved, 0x30))
+    }
+
+    #[inline(always)]
+    fn joint<S: Simd>(s: S, blocks: &Blocks<'_>) -> Joint<S> {
+        let mut turned = [s.as_bytes(s.sixteen(0)); 4];
+        turn_16(s, blocks, 194, &mut turned);
+        let [_, d] = s.halves(turned[3]);
+        let mut joint = Joint::new(s, d, s.eight(0.0));
+        turn_16(s, blocks, 192, &mut joint.scales);
+        joint
     }
 }

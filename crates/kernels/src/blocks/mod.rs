@@ -3,7 +3,7 @@
 //! A row of weights is blocks of 32 (`Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`) or 256 elements (`Q4_K`,
 //! `Q5_K`, `Q6_K`) with their scales; their layouts are those of ggml's `ggml-quants.c`. `encode` makes
 //! blocks of other weights. Activations become signed bytes in blocks
-//! of 32 with an f32 scale each, found on the way; the products of bytes are exact, and blocks are
+//! of 32 with an f32 scale each, found on the way; the sums of 32 products are exact, and those are
 //! summed in f32:
 //!
 //! ```text
@@ -13,17 +13,17 @@
 //! Rounding activations to 127 steps of a block's largest value costs about 0.4 % of an element's size,
 //! at random, which is below the weights' own error even at 8 bits.
 //!
-//! One row reads blocks as they lie in the file: memory decides. For several, a few columns are unpacked
-//! to bytes (`product`), which all rows of a tile are multiplied with:
+//! One row reads blocks as they lie in the file: memory decides. For several, columns are unpacked, eight
+//! of them side by side (`product`), and all rows of a tile are multiplied with them:
 //!
 //! ```text
 //! all threads: make bytes of the activations, each some rows
 //! each thread, for its columns:
 //!   for each tile of rows:                 their bytes fit the second-level cache
-//!     for each four columns:
-//!       for each piece along n_in:         four columns of it fit the first-level cache
+//!     for each sixteen columns:
+//!       for each piece along n_in:         sixteen columns of it fit the first-level cache
 //!         unpack it
-//!         for each two rows of the tile: multiply
+//!         for each four rows of the tile: multiply
 //!     epilogue
 //! ```
 //!
@@ -31,11 +31,13 @@
 //! finite makes its row NaN.
 
 use std::borrow::Cow;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::f16;
 
 use crate::error::{KernelError, length};
+use crate::isa::Isa;
 use crate::matmul::epilogue::{Place, finish};
 use crate::matmul::{Epilogue, Source};
 use crate::memory::{Region, Scratch, aligned};
@@ -47,9 +49,11 @@ mod format;
 mod product;
 mod quantise;
 
-use format::{Format, Group4, Group8, Q4K, Q4One, Q4Zero, Q5K, Q5One, Q5Zero, Q6K, Q8Zero};
-use product::Sums;
-use quantise::Row;
+use format::{
+    Format, Group4, Group8, Q4K, Q4One, Q4Zero, Q5K, Q5One, Q5Zero, Q6K, Q8Zero, Shape, extra,
+};
+use product::{PANEL, PANELS, ROWS, Tile};
+use quantise::{Extra, Extras, Row};
 
 /// A type of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -202,13 +206,30 @@ impl BlockFormat {
         Ok(n_in / self.block_len() * self.block_bytes())
     }
 
-    /// Sums of activations that least values want of each 32.
-    fn n_totals(self) -> usize {
+    /// What products want of activations beside their bytes.
+    fn extra(self) -> Extra {
         match self {
-            Self::Q8Zero | Self::Q4Zero | Self::Q5Zero | Self::Group4 => 0,
-            Self::Group8 | Self::Q4One | Self::Q5One | Self::Q4K | Self::Q5K => 1,
-            Self::Q6K => 2,
+            Self::Q8Zero => extra::<Q8Zero>(),
+            Self::Q4Zero => extra::<Q4Zero>(),
+            Self::Q4One => extra::<Q4One>(),
+            Self::Q5Zero => extra::<Q5Zero>(),
+            Self::Q5One => extra::<Q5One>(),
+            Self::Q4K => extra::<Q4K>(),
+            Self::Q5K => extra::<Q5K>(),
+            Self::Q6K => extra::<Q6K>(),
+            Self::Group4 => extra::<Group4>(),
+            Self::Group8 => extra::<Group8>(),
         }
+    }
+
+    /// Whether weights have 8 bits, which several rows are multiplied with as 16.
+    fn is_wide(self) -> bool {
+        matches!(self, Self::Q8Zero | Self::Group8)
+    }
+
+    /// Elements of a piece along `n_in`: what is unpacked of it fits the first-level cache.
+    fn piece(self) -> usize {
+        if self.is_wide() { 512 } else { 1024 }
     }
 }
 
@@ -218,11 +239,8 @@ const GROUP: usize = 32;
 /// Columns that a thread computes before their epilogue.
 const COLUMNS: usize = 32;
 
-/// Elements of a piece along `n_in`.
-const PIECE: usize = 2048;
-
 /// Rows of a tile, at most.
-const ROWS: usize = 128;
+const TILE_ROWS: usize = 128;
 
 /// Weights of a linear layer, `[n_out, n_in]`, in rows of blocks.
 pub struct BlockMatrix<'a> {
@@ -357,55 +375,68 @@ impl<'a> BlockMatrix<'a> {
         let plan = Plan::new(self, n_rows, cpu.pool.n_threads());
         let scratch = scratch.take(plan.n_bytes)?;
         let output = Parts::new(output);
-        let job = Job { matrix: self, n_rows, activations, output, epilogue, plan, scratch };
+        let isa = cpu.isa;
+        let job = Job { matrix: self, isa, n_rows, activations, output, epilogue, plan, scratch };
         // One row is some microseconds of work, as much as a run of its own costs.
-        let quantise = |rows| cpu.isa.run_256(Quantise { job: &job, rows });
+        let quantise = |rows| isa.run_256(Quantise { job: &job, rows });
         if n_rows == 1 {
             quantise(0..1);
         } else {
             cpu.pool.run(|idx, n_threads| quantise(part(n_rows, 1, idx, n_threads)));
         }
         cpu.pool.run(|thread_idx, n_threads| {
-            let columns = part(self.n_out, 1, thread_idx, n_threads);
-            cpu.isa.run_256(Compute { job: &job, thread_idx, columns });
+            let columns = part(self.n_out, PANEL, thread_idx, n_threads);
+            isa.run_256(Compute { job: &job, thread_idx, columns });
         });
         Ok(())
     }
 }
 
 /// Where things are in the scratch memory. For each piece of `n_in`, one after the other: bytes
-/// `[n_rows, n_piece]`, scales `[n_rows, n_piece / 32]`, totals with room for two a scale. For each
-/// thread: sums of lanes `[rows of a tile]`, sums of products `[rows of a tile, COLUMNS]`, unpacked
-/// blocks of a piece.
+/// `[n_rows, n_piece]`, scales `[n_rows, n_piece / 32]`, extras with room for two a scale. For each
+/// thread: sums of products `[rows of a tile, COLUMNS]`, unpacked panels of a piece.
 struct Plan {
+    /// Bytes of an activation.
+    width: usize,
     scales_at: usize,
-    totals_at: usize,
+    extras_at: usize,
     thread_at: usize,
     thread_stride: usize,
-    sums_at: usize,
     tile_at: usize,
+    /// Bytes of a panel.
+    panel_stride: usize,
     n_bytes: usize,
 }
 
 impl Plan {
     fn new(matrix: &BlockMatrix<'_>, n_rows: usize, n_threads: usize) -> Self {
+        let is_wide = matrix.format.is_wide();
+        let width = if is_wide && n_rows > 1 { 2 } else { 1 };
         let n_groups = n_rows * matrix.n_in / GROUP;
-        let scales_at = aligned(n_rows * matrix.n_in);
-        let totals_at = scales_at + aligned(n_groups * 4);
-        let thread_at = totals_at + aligned(n_groups * 8);
-        let tile_rows = n_rows.min(ROWS);
-        let sums_at = aligned(tile_rows * size_of::<Sums>());
-        let tile_at = sums_at + aligned(tile_rows * COLUMNS * 4);
-        // At most a scale and a least value of 32 bytes with each 32, and as much again a block.
-        let thread_stride = tile_at + aligned(PIECE * product::COLUMNS * 3);
+        let scales_at = aligned(n_rows * matrix.n_in * width);
+        let extras_at = scales_at + aligned(n_groups * 4);
+        let thread_at = extras_at + aligned(n_groups * 8);
+        let tile_at = aligned(n_rows.min(TILE_ROWS) * COLUMNS * 4);
+        let panel_stride = matrix.format.piece() / GROUP * format::unpacked_bytes(is_wide);
+        let thread_stride = tile_at + aligned(PANELS * panel_stride);
         let n_bytes = thread_at + thread_stride * n_threads;
-        Self { scales_at, totals_at, thread_at, thread_stride, sums_at, tile_at, n_bytes }
+        Self {
+            width,
+            scales_at,
+            extras_at,
+            thread_at,
+            thread_stride,
+            tile_at,
+            panel_stride,
+            n_bytes,
+        }
     }
 }
 
 /// A product that is under way.
 struct Job<'a> {
     matrix: &'a BlockMatrix<'a>,
+    isa: Isa,
     n_rows: usize,
     activations: &'a [f32],
     output: Parts<'a, f32>,
@@ -418,7 +449,7 @@ impl Job<'_> {
     /// The pieces of `n_in`, which lie one after the other; one row is a piece as it is.
     fn pieces(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let n_in = self.matrix.n_in;
-        let len = if self.n_rows == 1 { n_in } else { PIECE };
+        let len = if self.n_rows == 1 { n_in } else { self.matrix.format.piece() };
         (0..n_in).step_by(len).map(move |start| start..n_in.min(start + len))
     }
 
@@ -426,11 +457,12 @@ impl Job<'_> {
     fn row(&self, row: usize, piece: &Range<usize>) -> Row {
         // In elements: of the pieces before, of the rows before.
         let at = self.n_rows * piece.start + row * piece.len();
-        let n_groups = piece.len() / GROUP;
+        let (n_groups, width) = (piece.len() / GROUP, self.plan.width);
+        let extras = self.scratch.at(self.plan.extras_at + at / GROUP * 8, n_groups * 8);
         Row {
-            bytes: self.scratch.at(at, piece.len()),
+            bytes: self.scratch.at(at * width, piece.len() * width),
             scales: self.scratch.at(self.plan.scales_at + at / GROUP * 4, n_groups * 4),
-            totals: self.scratch.at(self.plan.totals_at + at / GROUP * 8, n_groups * 8),
+            extras: Extras(extras),
         }
     }
 }
@@ -446,14 +478,15 @@ impl Arithmetic for Quantise<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let n_in = self.job.matrix.n_in;
-        let n_totals = self.job.matrix.format.n_totals();
+        let job = self.job;
+        let n_in = job.matrix.n_in;
+        let kind = (job.matrix.format.extra(), job.plan.width == 2);
         for row in self.rows {
-            let values = &self.job.activations[row * n_in..(row + 1) * n_in];
-            for piece in self.job.pieces() {
-                let to = self.job.row(row, &piece);
+            let values = &job.activations[row * n_in..(row + 1) * n_in];
+            for piece in job.pieces() {
+                let to = job.row(row, &piece);
                 // SAFETY: each row is quantised by one thread, before any reads it.
-                unsafe { quantise::quantise(s, &values[piece], n_totals, to) };
+                unsafe { quantise::quantise(s, &values[piece], kind, to) };
             }
         }
     }
@@ -490,20 +523,17 @@ impl Compute<'_> {
     #[inline(always)]
     fn all<S: Simd, F: Format>(&self, s: S) {
         let job = self.job;
-        let n_tiles = job.n_rows.div_ceil(ROWS);
+        let n_tiles = job.n_rows.div_ceil(TILE_ROWS);
         for tile_idx in 0..n_tiles {
             let rows = part(job.n_rows, 1, tile_idx, n_tiles);
             for first in self.columns.clone().step_by(COLUMNS) {
                 let columns = first..self.columns.end.min(first + COLUMNS);
-                self.sums::<S, F>(s, &rows, &columns);
-                let sums = self.memory::<f32>(job.plan.sums_at, rows.len() * COLUMNS);
-                for (row, sums) in rows.clone().zip(sums.chunks_exact(COLUMNS)) {
-                    // Columns beyond the last are another thread's.
-                    let (n_out, n_columns) = (job.matrix.n_out, columns.len());
-                    let place = Place { row, column: first, n_out, sums, other: None, n_columns };
-                    // SAFETY: these columns are this thread's.
-                    unsafe { finish(s, job.epilogue, &place, &job.output) };
+                if job.n_rows == 1 {
+                    self.one::<S, F>(s, &columns);
+                } else {
+                    self.several::<S, F>(s, &rows, &columns);
                 }
+                job.isa.run_256(Finish { compute: self, rows: &rows, columns: &columns });
             }
         }
     }
@@ -519,77 +549,124 @@ impl Compute<'_> {
         unsafe { std::slice::from_raw_parts_mut(start, n) }
     }
 
-    /// The sums of products of some rows and columns.
+    /// Where a panel of columns begins. Beyond the last column it is computed again, and not looked at.
+    fn panel(&self, first: usize, end: usize) -> [*const u8; PANEL] {
+        let row_bytes = self.job.matrix.row_bytes();
+        std::array::from_fn(|idx| {
+            let column = (first + idx).min(end - 1);
+            self.job.matrix.bytes[column * row_bytes..][..row_bytes].as_ptr()
+        })
+    }
+
+    /// The sums of products of the only row and some columns.
     #[inline(always)]
-    fn sums<S: Simd, F: Format>(&self, s: S, rows: &Range<usize>, columns: &Range<usize>) {
-        let job = self.job;
-        let row_bytes = job.matrix.row_bytes();
-        let lanes = self.memory::<Sums>(0, rows.len());
-        let sums = self.memory::<f32>(job.plan.sums_at, rows.len() * COLUMNS);
-        for first in columns.clone().step_by(product::COLUMNS) {
-            // Beyond the last column it is computed again, and not looked at.
-            let from = std::array::from_fn(|idx| {
-                let column = (first + idx).min(columns.end - 1);
-                &job.matrix.bytes[column * row_bytes..(column + 1) * row_bytes]
-            });
-            let at = first - columns.start;
-            if job.n_rows == 1 {
-                let columns = (from.map(<[u8]>::as_ptr), row_bytes / F::BYTES);
-                let row = job.row(0, &(0..job.matrix.n_in));
-                // SAFETY: the row was quantised in the run before; all have the same blocks.
-                let four = unsafe { product::one::<S, F>(s, columns, &row) };
-                sums[at..at + product::COLUMNS].copy_from_slice(&four);
-                continue;
-            }
-            lanes.fill([[0.0; 8]; product::COLUMNS]);
-            for piece in job.pieces() {
-                let bytes = piece.start / F::LEN * F::BYTES..piece.end / F::LEN * F::BYTES;
-                let from = from.map(|column: &[u8]| &column[bytes.clone()]);
-                self.piece::<S, F>(s, from, (rows, &piece), lanes);
-            }
-            for (sums, lanes) in sums.chunks_exact_mut(COLUMNS).zip(&*lanes) {
-                for (sum, lanes) in sums[at..].iter_mut().zip(lanes) {
-                    // SAFETY: there are 8.
-                    *sum = s.sum_eight(unsafe { s.load_eight(lanes.as_ptr()) });
-                }
-            }
+    fn one<S: Simd, F: Format>(&self, s: S, columns: &Range<usize>) {
+        let n_in = self.job.matrix.n_in;
+        let row = self.job.row(0, &(0..n_in));
+        let (sums, _) = self.memory::<f32>(0, COLUMNS).as_chunks_mut::<PANEL>();
+        for (first, sums) in columns.clone().step_by(PANEL).zip(sums) {
+            let panel = (self.panel(first, columns.end), n_in / F::LEN);
+            // SAFETY: the row was quantised in the run before; all have the same blocks. There are as
+            // many sums.
+            unsafe { s.store_eight(sums.as_mut_ptr(), product::one::<S, F>(s, panel, &row)) };
         }
     }
 
-    /// Adds one piece of some rows and of `product::COLUMNS` columns.
+    /// The sums of products of some rows and columns.
     #[inline(always)]
-    fn piece<S: Simd, F: Format>(
-        &self,
-        s: S,
-        from: [&[u8]; product::COLUMNS],
-        (rows, piece): (&Range<usize>, &Range<usize>),
-        lanes: &mut [Sums],
-    ) {
+    fn several<S: Simd, F: Format>(&self, s: S, rows: &Range<usize>, columns: &Range<usize>) {
         let job = self.job;
-        let n_blocks = piece.len() / F::LEN;
-        let tile = self.memory::<u8>(job.plan.tile_at, n_blocks * product::COLUMNS * F::UNPACKED);
-        for (column, from) in from.iter().enumerate() {
-            for (idx, block) in from.chunks_exact(F::BYTES).enumerate() {
-                let to =
-                    &mut tile[(idx * product::COLUMNS + column) * F::UNPACKED..][..F::UNPACKED];
-                // SAFETY: it is that long.
-                unsafe { product::unpack::<S, F>(s, block, to.as_mut_ptr()) };
+        self.memory::<f32>(0, rows.len() * COLUMNS).fill(0.0);
+        for first in columns.clone().step_by(PANELS * PANEL) {
+            for piece in job.pieces() {
+                let n_blocks = piece.len() / F::LEN;
+                let stride = job.plan.panel_stride;
+                let unpacked = self.memory::<u8>(job.plan.tile_at, PANELS * stride);
+                for (idx, to) in unpacked.chunks_exact_mut(stride).enumerate() {
+                    let at = (first + idx * PANEL).min(columns.end - 1);
+                    let from = self.panel(at, columns.end);
+                    let from =
+                        from.map(|column| column.wrapping_add(piece.start / F::LEN * F::BYTES));
+                    // SAFETY: the columns have the piece's blocks, and there is room for as many.
+                    unsafe { product::unpack::<S, F>(s, (from, n_blocks), to.as_mut_ptr()) };
+                }
+                let tile = Tile { start: unpacked.as_ptr(), stride, n_blocks };
+                let sums = self.memory::<f32>(0, rows.len() * COLUMNS);
+                let sums = sums[first - columns.start..].as_mut_ptr();
+                let several = Several { job, tile, rows, piece: &piece, sums };
+                let shape = PhantomData::<F::Shape>;
+                job.isa.run_256(OfShape { several, shape });
             }
         }
-        let tile = (tile.as_ptr(), n_blocks);
-        let mut some = lanes.chunks_exact_mut(product::ROWS);
-        let mut row = rows.start;
-        for sums in &mut some {
-            let rows: [Row; product::ROWS] = std::array::from_fn(|idx| job.row(row + idx, piece));
+    }
+}
+
+/// The epilogue of some rows and columns, the same whatever the format.
+struct Finish<'a> {
+    compute: &'a Compute<'a>,
+    rows: &'a Range<usize>,
+    columns: &'a Range<usize>,
+}
+
+impl Arithmetic for Finish<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let job = self.compute.job;
+        let sums = self.compute.memory::<f32>(0, self.rows.len() * COLUMNS);
+        for (row, sums) in self.rows.clone().zip(sums.chunks_exact(COLUMNS)) {
+            let (column, n_columns) = (self.columns.start, self.columns.len());
+            let n_out = job.matrix.n_out;
+            let place = Place { row, column, n_out, sums, other: None, n_columns };
+            // SAFETY: these columns are this thread's.
+            unsafe { finish(s, job.epilogue, &place, &job.output) };
+        }
+    }
+}
+
+/// A tile of some rows and one of columns.
+struct Several<'a> {
+    job: &'a Job<'a>,
+    tile: Tile,
+    rows: &'a Range<usize>,
+    piece: &'a Range<usize>,
+    /// The first row's, `COLUMNS` before the next's.
+    sums: *mut f32,
+}
+
+/// Multiplies a tile: formats of one shape share the code.
+struct OfShape<'a, H> {
+    several: Several<'a>,
+    shape: PhantomData<H>,
+}
+
+impl<H: Shape> Arithmetic for OfShape<'_, H> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let several = self.several;
+        let mut first = several.rows.start;
+        first = several.some::<S, H, ROWS>(s, first);
+        first = several.some::<S, H, 2>(s, first);
+        several.some::<S, H, 1>(s, first);
+    }
+}
+
+impl Several<'_> {
+    /// Multiplies the rows from `first` on, `R` at once as far as there are as many, and answers with
+    /// the first of the others.
+    #[inline(always)]
+    fn some<S: Simd, H: Shape, const R: usize>(&self, s: S, mut first: usize) -> usize {
+        while self.rows.end - first >= R {
+            let rows: [Row; R] = std::array::from_fn(|idx| self.job.row(first + idx, self.piece));
+            let sums = self.sums.wrapping_add((first - self.rows.start) * COLUMNS);
             // SAFETY: the rows were quantised in the run before; they and the tile have the piece's
             // blocks, and there are sums for each row.
-            unsafe { product::some::<S, F, _>(s, tile, &rows, sums.as_mut_ptr()) };
-            row += product::ROWS;
+            unsafe { product::some::<S, H, R>(s, &self.tile, &rows, (sums, COLUMNS)) };
+            first += R;
         }
-        if let [sums] = some.into_remainder() {
-            let rows = [job.row(row, piece)];
-            // SAFETY: as above.
-            unsafe { product::some::<S, F, _>(s, tile, &rows, sums) };
-        }
+        first
     }
 }

@@ -6,23 +6,56 @@ use crate::vector::Simd;
 /// Some columns of a row of activations, as they are multiplied.
 #[derive(Clone, Copy)]
 pub(super) struct Row {
-    /// Signed bytes.
+    /// Signed bytes; or, where several rows meet wide weights, i16: of each 32 those at even places, then
+    /// those at odd ones.
     pub(super) bytes: *mut u8,
     /// What a byte of each group of 32 stands for.
     pub(super) scales: *mut f32,
-    /// Scaled sums of so many activations as the format asks for.
-    pub(super) totals: *mut f32,
+    /// What a group's offset or least value is multiplied by, as the format asks for.
+    pub(super) extras: Extras,
 }
 
-/// Makes bytes of `values`, whole groups, and `n_totals` sums a group: 0, 1 or 2. A value that is not
-/// finite makes the first scale NaN.
+/// A row's sums, in the same memory whatever they are: a format has one of them at most.
+#[derive(Clone, Copy)]
+pub(super) struct Extras(pub(super) *mut u8);
+
+impl Extras {
+    /// The scaled sums of each group, for least values.
+    pub(super) fn totals(self) -> *mut f32 {
+        self.0.cast()
+    }
+
+    /// What offsets add to the sums of 16 bits of each part of a group: two i16 in 32 bits.
+    pub(super) fn offsets(self) -> *mut u32 {
+        self.0.cast()
+    }
+}
+
+/// What a format's products want beside the bytes.
+#[derive(Clone, Copy)]
+pub(super) enum Extra {
+    Nothing,
+    /// Scaled sums of groups.
+    Totals,
+    /// What this offset adds to sums of groups.
+    Offset(u8),
+    /// What it adds to sums of halves of groups.
+    Offsets(u8),
+}
+
+/// Makes bytes of `values`, whole groups, and what else is wanted of them; wide bytes are i16. A value
+/// that is not finite makes the first scale NaN.
 ///
 /// # Safety
 /// All that `row` describes can be written.
 #[inline(always)]
-pub(super) unsafe fn quantise<S: Simd>(s: S, values: &[f32], n_totals: usize, row: Row) {
+pub(super) unsafe fn quantise<S: Simd>(
+    s: S,
+    values: &[f32],
+    (extra, is_wide): (Extra, bool),
+    row: Row,
+) {
     let mut probe = s.splat(0.0);
-    let ones = s.bytes(&[1; GROUP]);
     let (groups, _) = values.as_chunks::<GROUP>();
     for (idx, group) in groups.iter().enumerate() {
         let mut largest = s.splat(0.0);
@@ -38,22 +71,39 @@ pub(super) unsafe fn quantise<S: Simd>(s: S, values: &[f32], n_totals: usize, ro
         let bytes = s.round_bytes(group, inverse);
         // SAFETY: the caller says that the row has this group.
         unsafe {
-            s.store_bytes_32(row.bytes.add(idx * GROUP), bytes);
+            if is_wide {
+                let [even, odd] = s.widen(bytes).map(|pairs| s.as_bytes(pairs));
+                s.store_bytes_32(row.bytes.add(2 * idx * GROUP), even);
+                s.store_bytes_32(row.bytes.add((2 * idx + 1) * GROUP), odd);
+            } else {
+                s.store_bytes_32(row.bytes.add(idx * GROUP), bytes);
+            }
             row.scales.add(idx).write(scale);
         }
-        if n_totals > 0 {
-            let [first, second] = s.sum_fours(s.dot(ones, bytes));
-            // SAFETY: as above.
-            unsafe {
-                if n_totals == 1 {
-                    row.totals.add(idx).write(scale * (first + second));
-                } else {
-                    row.totals.add(2 * idx).write(scale * first);
-                    row.totals.add(2 * idx + 1).write(scale * second);
+        // Of each half of the group two sums.
+        let halves = s.fold(s.pairs(s.bytes(&[1; GROUP]), bytes));
+        let [first, second] = halves.map(|sums| [sums as i16, (sums >> 16) as i16]);
+        let whole = [first[0] + second[0], first[1] + second[1]];
+        let (totals, offsets) = (row.extras.totals(), row.extras.offsets());
+        // SAFETY: as above.
+        unsafe {
+            match extra {
+                Extra::Nothing => {}
+                Extra::Totals => totals.add(idx).write(scale * f32::from(whole[0] + whole[1])),
+                Extra::Offset(offset) => offsets.add(idx).write(taken(offset, whole)),
+                Extra::Offsets(offset) => {
+                    offsets.add(2 * idx).write(taken(offset, first));
+                    offsets.add(2 * idx + 1).write(taken(offset, second));
                 }
             }
         }
     }
     // SAFETY: as above.
     unsafe { *row.scales += s.sum(probe) };
+}
+
+/// What is taken from two sums of 16 bits if each weight is less `offset`, as it is added to them.
+fn taken(offset: u8, sums: [i16; 2]) -> u32 {
+    let [low, high] = sums.map(|sum| sum.wrapping_mul(-i16::from(offset)).cast_unsigned());
+    u32::from(low) | u32::from(high) << 16
 }

@@ -118,6 +118,47 @@ fn products_are_those_of_the_elements() {
     }
 }
 
+/// Weights and activations of the largest size and one sign: sums of 16 bits come near to their bounds.
+#[test]
+fn the_largest_sums_do_not_wrap() {
+    let pool = Pool::new(NonZeroUsize::MIN).unwrap();
+    for format in ALL {
+        for fill in [0, 0x7f, 0x80, 0xff] {
+            let mut block = vec![fill; format.block_bytes()];
+            let (scales, scale) = match format {
+                BlockFormat::Q4K | BlockFormat::Q5K => (4..16, 0xff),
+                BlockFormat::Q6K => (192..208, 0x80),
+                BlockFormat::Group4 | BlockFormat::Group8 => (2..3, 15),
+                _ => (0..0, 0),
+            };
+            block[scales].fill(scale);
+            let at = if format == BlockFormat::Q6K { 208 } else { 0 };
+            block[at..at + 2].copy_from_slice(&f16::from_f32(0.01).to_le_bytes());
+            if matches!(
+                format,
+                BlockFormat::Q4One | BlockFormat::Q5One | BlockFormat::Q4K | BlockFormat::Q5K
+            ) {
+                block[2..4].copy_from_slice(&f16::from_f32(0.02).to_le_bytes());
+            }
+            let n_in = format.block_len();
+            let wanted: f64 = elements(format, &block).iter().sum();
+            let size: f64 = elements(format, &block).iter().map(|x| x.abs()).sum();
+            let bytes = block.repeat(9);
+            let matrix = BlockMatrix::new(format, &bytes, n_in).unwrap();
+            for (isa, sign) in crate::available().flat_map(|isa| [(isa, 1.0_f32), (isa, -1.0)]) {
+                for n_rows in [1, 7] {
+                    let x = vec![sign; n_rows * n_in];
+                    for y in multiply(Cpu { isa, pool: &pool }, &matrix, &x, &Epilogue::default()) {
+                        let error = (f64::from(y * sign) - wanted).abs();
+                        let what = format!("{isa} {format:?} {fill} {sign} {n_rows}");
+                        assert!(error < 1e-5 * size + 1e-5, "{what}: {y}, not {wanted}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_row_has_the_same_bits_in_any_batch() {
     let mut random = Random::new(13);

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::bytes::{Bytes, bytes_of_256, dot_of_pairs};
+use super::bytes::{Bytes, bytes_of_256};
 use super::{Arithmetic, Simd, pair};
 
 /// Exists only inside [`run`].
@@ -138,5 +138,4 @@ impl Simd for Avx2 {
 
 impl Bytes for Avx2 {
     bytes_of_256!();
-    dot_of_pairs!();
 }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{of_memory, of_registers};
-use super::bytes::{Bytes, bytes_of_256, dot_of_pairs};
+use super::bytes::{Bytes, bytes_of_256};
 use super::{Arithmetic, Simd, pair};
 
 /// Exists only inside [`run`].
@@ -146,16 +146,8 @@ impl Simd for Avx512Vnni {
 
 impl Bytes for Avx512 {
     bytes_of_256!();
-    dot_of_pairs!();
 }
 
 impl Bytes for Avx512Vnni {
     bytes_of_256!();
-
-    of_registers! {
-        dot(a: __m256i, b: __m256i) -> __m256 = {
-            let (size, signed) = (_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
-            _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(_mm256_setzero_si256(), size, signed))
-        };
-    }
 }
