@@ -134,7 +134,8 @@ fn damage_is_found() {
     let expect = rows(&mut load(dir.path(), form).0, &prompt);
     let file = kept(dir.path()).remove(0);
     let whole = fs::read(&file).unwrap();
-    let damages: [(&str, fn(&mut Vec<u8>)); 4] = [
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 4] = [
         ("was damaged", |bytes| bytes[1000] ^= 1),
         ("are in", |bytes| bytes.truncate(bytes.len() / 2)),
         ("are in", |bytes| {
